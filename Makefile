@@ -1,0 +1,62 @@
+# busymate_stats: `make demo` shows it, `make test` proves it, `make install PG_CONFIG=…` puts it into a server.
+
+EXTENSION := busymate_stats
+VERSION   := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(EXTENSION).control)
+PG_CONFIG ?= $(shell scripts/find-pg-config)
+PG_MAJOR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --version,echo) | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+SCRIPT    := sql/$(EXTENSION)--$(VERSION).sql
+TOPICS    := $(sort $(wildcard sql/topics/*.sql))
+TARGET    := target/pg$(PG_MAJOR)
+LIBRARY   := $(TARGET)/release/lib$(EXTENSION).so
+
+PKGLIBDIR := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --pkglibdir,echo))
+SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
+
+export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
+CARGO_PG := --no-default-features --features pg$(PG_MAJOR) --target-dir $(TARGET) --locked
+
+.PHONY: all need-pg build install uninstall script stage test lint demo stop setup clean
+
+all: build
+
+need-pg:
+	@test -n "$(PG_MAJOR)" || { echo "No PostgreSQL server headers found. Run scripts/setup, or name yours: make PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
+
+build: need-pg
+	cargo build --release $(CARGO_PG)
+
+install: build
+	install -d '$(DESTDIR)$(PKGLIBDIR)' '$(DESTDIR)$(SHAREDIR)/extension'
+	install -m 755 $(LIBRARY) '$(DESTDIR)$(PKGLIBDIR)/$(EXTENSION).so'
+	install -m 644 $(EXTENSION).control $(wildcard sql/$(EXTENSION)--*.sql) '$(DESTDIR)$(SHAREDIR)/extension/'
+
+uninstall: need-pg
+	rm -f '$(DESTDIR)$(PKGLIBDIR)/$(EXTENSION).so' '$(DESTDIR)$(SHAREDIR)/extension/$(EXTENSION)'.control '$(DESTDIR)$(SHAREDIR)/extension/$(EXTENSION)'--*.sql
+
+# The install script is the topics in order. It is committed, so that installing needs no generator.
+script:
+	scripts/assemble-sql $(TOPICS) > $(SCRIPT)
+
+# A private copy of the server with the extension in it: tests and the demo leave the system's own alone.
+stage: need-pg
+	@scripts/stage '$(PG_CONFIG)'
+
+lint: need-pg
+	cargo fmt --all -- --check
+	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
+
+test: lint stage
+	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) $(TESTFLAGS)
+
+demo:
+	@scripts/demo start
+
+stop:
+	@scripts/demo stop
+
+# Installs what building and testing need, where it is missing (Debian, Ubuntu).
+setup:
+	@scripts/setup
+
+clean:
+	cargo clean

@@ -1,0 +1,564 @@
+-- Assembled from sql/topics by `make script`; edit there.
+\echo Use "CREATE EXTENSION busymate_stats" to load this file. \quit
+
+-- What must not be there yet, and who may have made the schema.
+
+do $preflight$
+declare
+    taken text;
+    moves text;
+    schema_owner name;
+begin
+    if pg_catalog.getdatabaseencoding() not in ('UTF8', 'SQL_ASCII') then
+        raise exception using
+            errcode = 'feature_not_supported',
+            message = pg_catalog.format('busymate_stats cannot be installed in a database with encoding %s',
+                                        pg_catalog.getdatabaseencoding()),
+            hint = 'Snapshots are JSON. Create the database with ENCODING ''UTF8''.';
+    end if;
+
+    -- Whoever owns the schema may drop what is in it.
+    select r.rolname into schema_owner
+      from pg_catalog.pg_namespace n join pg_catalog.pg_roles r on r.oid = n.nspowner
+     where n.nspname = 'busymate_stats' and not r.rolsuper;
+    if found then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = pg_catalog.format('schema "busymate_stats" belongs to role "%s", who is no superuser', schema_owner),
+            hint = 'Run ALTER SCHEMA busymate_stats OWNER TO CURRENT_USER, or drop the schema.';
+    end if;
+
+    select pg_catalog.string_agg(found.what, ', ' order by found.what),
+           pg_catalog.string_agg(found.move, ' ' order by found.what)
+      into taken, moves
+      from (
+        select 'function ' || p.oid::pg_catalog.regprocedure::text as what,
+               pg_catalog.format('ALTER %s public.%I(%s) RENAME TO %I;',
+                                 case p.prokind when 'p' then 'PROCEDURE' when 'a' then 'AGGREGATE' else 'FUNCTION' end,
+                                 p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
+                                 'old_' || p.proname) as move
+          from pg_catalog.pg_proc p
+          join (values ('get_stats', array[]::pg_catalog.oid[]),
+                       ('has_capability', array['text', 'text']::pg_catalog.regtype[]::pg_catalog.oid[])
+               ) ours(name, arguments)
+            on ours.name = p.proname and ours.arguments = p.proargtypes::pg_catalog.oid[]
+         where p.pronamespace = 'public'::pg_catalog.regnamespace
+        union all
+        select 'relation ' || pg_catalog.format('public.%I', c.relname),
+               pg_catalog.format('ALTER %s public.%I RENAME TO %I;',
+                                 case c.relkind when 'v' then 'VIEW' when 'm' then 'MATERIALIZED VIEW'
+                                                when 'f' then 'FOREIGN TABLE' when 'S' then 'SEQUENCE'
+                                                when 'i' then 'INDEX' when 'I' then 'INDEX'
+                                                when 'c' then 'TYPE' else 'TABLE' end,
+                                 c.relname, 'old_' || c.relname)
+          from pg_catalog.pg_class c
+         where c.relnamespace = 'public'::pg_catalog.regnamespace
+           and c.relname in ('service_stats', 'service_status')
+      ) found;
+    if taken is not null then
+        raise exception using
+            errcode = 'duplicate_object',
+            message = 'busymate_stats cannot be installed: ' || taken || ' exists already',
+            detail = 'Policies, views and grants follow what is renamed.',
+            hint = 'Move it out of the way: ' || moves
+                   || ' README, "Replacing a hand-written feed", has the steps after that.';
+    end if;
+end
+$preflight$;
+
+-- Who may read: roles, what they grant, who has them.
+
+create table busymate_stats.roles (
+    name text collate "C" primary key check (name <> ''),
+    description text,
+    builtin boolean not null default false
+);
+comment on table busymate_stats.roles is 'The roles that users can be assigned. Read with roles:view, written with roles:edit.';
+comment on column busymate_stats.roles.name is 'The role''s name.';
+comment on column busymate_stats.roles.description is 'What the role is for.';
+comment on column busymate_stats.roles.builtin is 'Whether the extension brings the role; such a one cannot be changed or dropped.';
+
+create table busymate_stats.role_capabilities (
+    role text collate "C" not null references busymate_stats.roles (name) on delete cascade,
+    section text collate "C" not null check (section <> ''),
+    action text collate "C" not null check (action <> ''),
+    primary key (role, section, action)
+);
+comment on table busymate_stats.role_capabilities is 'What each role grants. Read with roles:view, written with roles:edit; nobody puts in what he does not hold.';
+comment on column busymate_stats.role_capabilities.role is 'The role that grants.';
+comment on column busymate_stats.role_capabilities.section is 'The section, such as stats or status; * is every one.';
+comment on column busymate_stats.role_capabilities.action is 'The action, such as view or edit; * is every one.';
+
+create table busymate_stats.user_roles (
+    sub text collate "C" not null check (sub <> ''),
+    role text collate "C" not null references busymate_stats.roles (name) on delete cascade,
+    primary key (sub, role)
+);
+create index user_roles_role_idx on busymate_stats.user_roles (role);
+comment on table busymate_stats.user_roles is 'Which user has which roles. Read with roles:view, written with roles:edit; nobody assigns what he does not hold.';
+comment on column busymate_stats.user_roles.sub is 'The user: the "sub" claim of the access token.';
+comment on column busymate_stats.user_roles.role is 'The role assigned.';
+
+insert into busymate_stats.roles (name, description, builtin) values
+    ('admin', 'Holds every capability.', true),
+    ('viewer', 'May view every section.', true);
+insert into busymate_stats.role_capabilities (role, section, action) values
+    ('admin', '*', '*'),
+    ('viewer', '*', 'view');
+
+select pg_catalog.pg_extension_config_dump('busymate_stats.roles', 'where not builtin');
+select pg_catalog.pg_extension_config_dump('busymate_stats.role_capabilities',
+    'where role not in (select name from busymate_stats.roles where builtin)');
+select pg_catalog.pg_extension_config_dump('busymate_stats.user_roles', '');
+
+create function public.has_capability(section text, action text) returns boolean
+    language c stable parallel safe
+    as 'MODULE_PATHNAME', 'has_capability_wrapper';
+comment on function public.has_capability(text, text) is
+    'Whether the caller holds the capability section:action. False, never an error, for an unknown caller.';
+
+alter table busymate_stats.roles enable row level security;
+alter table busymate_stats.role_capabilities enable row level security;
+alter table busymate_stats.user_roles enable row level security;
+
+create policy roles_view on busymate_stats.roles for select
+    using ((select public.has_capability('roles', 'view')));
+create policy roles_insert on busymate_stats.roles for insert
+    with check ((select public.has_capability('roles', 'edit')));
+create policy roles_update on busymate_stats.roles for update
+    using ((select public.has_capability('roles', 'edit')));
+create policy roles_delete on busymate_stats.roles for delete
+    using ((select public.has_capability('roles', 'edit')));
+
+create policy role_capabilities_view on busymate_stats.role_capabilities for select
+    using ((select public.has_capability('roles', 'view')));
+create policy role_capabilities_insert on busymate_stats.role_capabilities for insert
+    with check ((select public.has_capability('roles', 'edit')));
+create policy role_capabilities_update on busymate_stats.role_capabilities for update
+    using ((select public.has_capability('roles', 'edit')));
+create policy role_capabilities_delete on busymate_stats.role_capabilities for delete
+    using ((select public.has_capability('roles', 'edit')));
+
+create policy user_roles_view on busymate_stats.user_roles for select
+    using ((select public.has_capability('roles', 'view')));
+create policy user_roles_insert on busymate_stats.user_roles for insert
+    with check ((select public.has_capability('roles', 'edit')));
+create policy user_roles_update on busymate_stats.user_roles for update
+    using ((select public.has_capability('roles', 'edit')));
+create policy user_roles_delete on busymate_stats.user_roles for delete
+    using ((select public.has_capability('roles', 'edit')));
+
+comment on policy roles_view on busymate_stats.roles is 'Who holds roles:view sees every role.';
+comment on policy roles_insert on busymate_stats.roles is 'Who holds roles:edit makes roles.';
+comment on policy roles_update on busymate_stats.roles is 'Who holds roles:edit changes roles.';
+comment on policy roles_delete on busymate_stats.roles is 'Who holds roles:edit drops roles.';
+comment on policy role_capabilities_view on busymate_stats.role_capabilities is 'Who holds roles:view sees what roles grant.';
+comment on policy role_capabilities_insert on busymate_stats.role_capabilities is 'Who holds roles:edit grants to roles what he holds.';
+comment on policy role_capabilities_update on busymate_stats.role_capabilities is 'Who holds roles:edit changes grants to what he holds.';
+comment on policy role_capabilities_delete on busymate_stats.role_capabilities is 'Who holds roles:edit revokes from roles.';
+comment on policy user_roles_view on busymate_stats.user_roles is 'Who holds roles:view sees who has which role.';
+comment on policy user_roles_insert on busymate_stats.user_roles is 'Who holds roles:edit assigns what he holds.';
+comment on policy user_roles_update on busymate_stats.user_roles is 'Who holds roles:edit changes assignments to what he holds.';
+comment on policy user_roles_delete on busymate_stats.user_roles is 'Who holds roles:edit takes roles away.';
+
+-- The guards come after the built-in roles are in. A replica takes what its source has checked; the invalidation must
+-- fire there too, by row, for replication fires no statement triggers.
+create function busymate_stats.guard_roles() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_roles_wrapper';
+create function busymate_stats.guard_role_capabilities() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_role_capabilities_wrapper';
+create function busymate_stats.guard_user_roles() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_user_roles_wrapper';
+create function busymate_stats.guard_truncate() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_truncate_wrapper';
+create function busymate_stats.grants_changed() returns trigger
+    language c as 'MODULE_PATHNAME', 'grants_changed_wrapper';
+comment on function busymate_stats.guard_roles() is 'Trigger: keeps the built-in roles as they are.';
+comment on function busymate_stats.guard_role_capabilities() is 'Trigger: nobody puts into a role what he does not hold.';
+comment on function busymate_stats.guard_user_roles() is 'Trigger: nobody assigns what he does not hold.';
+comment on function busymate_stats.guard_truncate() is 'Trigger: keeps the built-in roles from TRUNCATE.';
+comment on function busymate_stats.grants_changed() is 'Trigger: ends what sessions have cached.';
+
+create trigger guard before insert or update or delete on busymate_stats.roles
+    for each row execute function busymate_stats.guard_roles();
+create trigger guard_truncate before truncate on busymate_stats.roles
+    for each statement execute function busymate_stats.guard_truncate();
+create trigger guard before insert or update or delete on busymate_stats.role_capabilities
+    for each row execute function busymate_stats.guard_role_capabilities();
+create trigger guard_truncate before truncate on busymate_stats.role_capabilities
+    for each statement execute function busymate_stats.guard_truncate();
+create trigger changed after insert or update or delete on busymate_stats.role_capabilities
+    for each row execute function busymate_stats.grants_changed();
+create trigger guard before insert or update on busymate_stats.user_roles
+    for each row execute function busymate_stats.guard_user_roles();
+create trigger changed after insert or update or delete on busymate_stats.user_roles
+    for each row execute function busymate_stats.grants_changed();
+create trigger changed_by_truncate after truncate on busymate_stats.user_roles
+    for each statement execute function busymate_stats.grants_changed();
+alter table busymate_stats.role_capabilities enable always trigger changed;
+alter table busymate_stats.user_roles enable always trigger changed;
+alter table busymate_stats.user_roles enable always trigger changed_by_truncate;
+
+create view busymate_stats.my_capabilities with (security_invoker = true) as
+    -- has_capability comes first for its side effect: it loads the library, which defines the setting.
+    select held.section, held.action, held.via_role
+      from pg_catalog.jsonb_to_recordset(
+               case when public.has_capability('', '') is not null
+                    then pg_catalog.current_setting('busymate_stats.my_capabilities')::pg_catalog.jsonb
+               end) as held(section text, action text, via_role text);
+comment on view busymate_stats.my_capabilities is
+    'What the caller holds, and through which role; no role for a superuser or a BYPASSRLS role, which need none.';
+
+create function busymate_stats.split_capability(capability text, out section text, out action text)
+    language plpgsql immutable parallel safe
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    if capability !~ '^[^:]+:[^:]+$' or capability is null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('invalid capability: %s', coalesce(quote_literal(capability), 'null')),
+            hint = 'A capability is section:action, such as stats:view, *:view or *:*.';
+    end if;
+    section := split_part(capability, ':', 1);
+    action := split_part(capability, ':', 2);
+end
+$$;
+comment on function busymate_stats.split_capability(text) is 'The two parts of section:action.';
+
+create function busymate_stats.require_role(role text) returns void
+    language plpgsql stable
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    if not exists (select from busymate_stats.roles where name = role) then
+        raise exception using
+            errcode = 'undefined_object',
+            message = format('role %s does not exist in busymate_stats.roles', coalesce('"' || role || '"', 'null')),
+            hint = format('Make it: INSERT INTO busymate_stats.roles (name) VALUES (%L).', coalesce(role, '…'));
+    end if;
+end
+$$;
+comment on function busymate_stats.require_role(text) is 'Raises an error that names a role which does not exist.';
+
+create function busymate_stats.grant_capability(role text, capability text) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+#variable_conflict use_column
+begin
+    perform busymate_stats.require_role(grant_capability.role);
+    insert into busymate_stats.role_capabilities (role, section, action)
+    select grant_capability.role, parts.section, parts.action
+      from busymate_stats.split_capability(grant_capability.capability) parts
+        on conflict do nothing;
+end
+$$;
+comment on function busymate_stats.grant_capability(text, text) is
+    'Puts a capability, such as stats:view, into a role. Does nothing when it is there.';
+
+create function busymate_stats.revoke_capability(role text, capability text) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+#variable_conflict use_column
+begin
+    perform busymate_stats.require_role(revoke_capability.role);
+    delete from busymate_stats.role_capabilities held
+     using busymate_stats.split_capability(revoke_capability.capability) parts
+     where held.role = revoke_capability.role and held.section = parts.section and held.action = parts.action;
+end
+$$;
+comment on function busymate_stats.revoke_capability(text, text) is
+    'Takes a capability out of a role, for every session from the commit on. Does nothing when it is not there.';
+
+create function busymate_stats.assign_role(sub text, role text) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+#variable_conflict use_column
+begin
+    perform busymate_stats.require_role(assign_role.role);
+    insert into busymate_stats.user_roles (sub, role) values (assign_role.sub, assign_role.role)
+        on conflict do nothing;
+end
+$$;
+comment on function busymate_stats.assign_role(text, text) is
+    'Gives a role to the user with this "sub" claim. Does nothing when he has it.';
+
+create function busymate_stats.unassign_role(sub text, role text) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+#variable_conflict use_column
+begin
+    perform busymate_stats.require_role(unassign_role.role);
+    delete from busymate_stats.user_roles had
+     where had.sub = unassign_role.sub and had.role = unassign_role.role;
+end
+$$;
+comment on function busymate_stats.unassign_role(text, text) is
+    'Takes a role from the user with this "sub" claim. Does nothing when he does not have it.';
+
+-- What is counted.
+
+create function busymate_stats.version() returns text
+    language c immutable parallel safe
+    as 'MODULE_PATHNAME', 'version_wrapper';
+comment on function busymate_stats.version() is
+    'The version of the loaded library; the extension''s stands in pg_extension.extversion.';
+
+create table busymate_stats.attachment (
+    id int primary key default 1 check (id = 1),
+    entries regclass not null,
+    devices regclass not null,
+    entry_time name not null,
+    host name not null,
+    status name not null,
+    source name not null,
+    entry_device name not null,
+    device_key name not null,
+    device_name name not null,
+    connection_type name not null,
+    last_seen name not null,
+    online name,
+    implied boolean not null
+);
+comment on table busymate_stats.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
+comment on column busymate_stats.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
+select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
+
+create function busymate_stats.create_fleet_tables() returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'create_fleet_tables_wrapper';
+comment on function busymate_stats.create_fleet_tables() is
+    'Makes public.devices and public.entries, row-level security on and no policies, and attaches them.';
+
+create function busymate_stats.attach(
+    entries regclass,
+    devices regclass,
+    entry_time name default 'created_at',
+    host name default 'host',
+    status name default 'status',
+    source name default 'source',
+    entry_device name default 'device_uuid',
+    device_key name default 'device_uuid',
+    device_name name default 'name',
+    connection_type name default 'connection_type',
+    last_seen name default 'last_seen_at',
+    online name default null
+) returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'attach_wrapper';
+comment on function busymate_stats.attach(regclass, regclass, name, name, name, name, name, name, name, name, name, name) is
+    'Makes these relations the fleet. The caller must own both: they are read with their owner''s rights.';
+
+create function busymate_stats.detach() returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'detach_wrapper';
+comment on function busymate_stats.detach() is
+    'Lets the fleet go: its statistics end, its tables and rows stay as they are.';
+
+create function busymate_stats.stats_at(as_of timestamptz) returns jsonb
+    language c stable parallel restricted
+    as 'MODULE_PATHNAME', 'stats_at_wrapper';
+comment on function busymate_stats.stats_at(timestamptz) is
+    'The fleet''s statistics as of a moment; null without stats:view.';
+
+create function busymate_stats.stats_recomputed(as_of timestamptz) returns jsonb
+    language c stable parallel restricted
+    as 'MODULE_PATHNAME', 'stats_recomputed_wrapper';
+comment on function busymate_stats.stats_recomputed(timestamptz) is
+    'The same by plain SQL over every row: slow, and what stats_at() is held against.';
+
+-- The feeds: a function that computes, and the two rows that PostgREST and Realtime serve.
+
+create function public.get_stats() returns jsonb
+    language c stable parallel restricted
+    as 'MODULE_PATHNAME', 'get_stats_wrapper';
+comment on function public.get_stats() is
+    'The fleet''s statistics, computed at each call: device counts, entry totals, request rate, mixes, and the busiest domains and devices. Needs stats:view.';
+
+-- One row, updated for as long as the server runs: half of its page stays free for the next versions, no index is on
+-- what changes, and autovacuum comes early.
+create table public.service_stats (
+    id int primary key default 1 check (id = 1),
+    snapshot jsonb not null,
+    updated_at timestamptz not null default now()
+) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
+comment on table public.service_stats is 'The last computed statistics of the fleet: one row, id = 1. Needs stats:view.';
+comment on column public.service_stats.id is 'Always 1.';
+comment on column public.service_stats.snapshot is 'The statistics, in the shape that get_stats() returns.';
+comment on column public.service_stats.updated_at is 'When they were computed.';
+
+create table public.service_status (
+    id int primary key default 1 check (id = 1),
+    snapshot jsonb not null,
+    updated_at timestamptz not null default now()
+) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
+comment on table public.service_status is 'The last known health of the infrastructure: one row, id = 1. Needs status:view.';
+comment on column public.service_status.id is 'Always 1.';
+comment on column public.service_status.snapshot is 'Overall health, the host''s load and memory, and a probe per component.';
+comment on column public.service_status.updated_at is 'When it was written.';
+
+alter table public.service_stats enable row level security;
+alter table public.service_status enable row level security;
+create policy service_stats_view on public.service_stats for select
+    using ((select public.has_capability('stats', 'view')));
+create policy service_status_view on public.service_status for select
+    using ((select public.has_capability('status', 'view')));
+comment on policy service_stats_view on public.service_stats is 'Who holds stats:view sees the row.';
+comment on policy service_status_view on public.service_status is 'Who holds status:view sees the row.';
+
+create function busymate_stats.refresh_stats() returns timestamptz
+    language c security definer
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'refresh_stats_wrapper';
+comment on function busymate_stats.refresh_stats() is
+    'Computes the statistics and puts them into service_stats; returns its updated_at. Not gated by claims.';
+
+create function busymate_stats.grant_api(role name default 'authenticated') returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    execute format('grant usage on schema busymate_stats to %I', role);
+    execute format('grant execute on function public.get_stats() to %I', role);
+    execute format('grant select on public.service_stats, public.service_status to %I', role);
+end
+$$;
+comment on function busymate_stats.grant_api(name) is
+    'Lets a database role call the API and read the feeds. What its users then see is decided by their capabilities.';
+
+create table busymate_stats.publications (
+    name name primary key
+);
+comment on table busymate_stats.publications is
+    'Publications that publish() has put the feeds into: a dump loses the membership, this row does not.';
+comment on column busymate_stats.publications.name is 'The publication''s name.';
+select pg_catalog.pg_extension_config_dump('busymate_stats.publications', '');
+
+create function busymate_stats.add_to_publication(publication name) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    feed regclass;
+begin
+    foreach feed in array array['public.service_stats', 'public.service_status']::regclass[] loop
+        -- A FOR ALL TABLES or FOR TABLES IN SCHEMA publication has them already.
+        if not exists (select from pg_publication p, lateral pg_get_publication_tables(p.pubname) member
+                        where p.pubname = publication and member.relid = feed) then
+            execute format('alter publication %I add table %s', publication, feed);
+        end if;
+    end loop;
+end
+$$;
+comment on function busymate_stats.add_to_publication(name) is 'Adds the two feeds to a publication, where they are missing.';
+
+create function busymate_stats.publish(publication name default 'supabase_realtime', create_missing boolean default false)
+    returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    found_publication pg_publication;
+begin
+    perform busymate_stats.require_matching_version();
+    if current_setting('wal_level') <> 'logical' then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('wal_level is %L, and a publication needs ''logical''', current_setting('wal_level')),
+            hint = 'Run ALTER SYSTEM SET wal_level = logical, then restart the server.';
+    end if;
+    select * into found_publication from pg_publication where pubname = publication;
+    if not found then
+        if not coalesce(create_missing, false) or publication is null then
+            raise exception using
+                errcode = 'undefined_object',
+                message = format('publication "%s" does not exist', publication),
+                hint = format('Have it made: SELECT busymate_stats.publish(%L, create_missing => true).', publication);
+        end if;
+        execute format('create publication %I', publication);
+    elsif not found_publication.pubupdate then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('publication "%s" does not publish updates', publication),
+            hint = format('Run ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'').', publication);
+    end if;
+    perform busymate_stats.add_to_publication(publication);
+    insert into busymate_stats.publications (name) values (publication) on conflict do nothing;
+end
+$$;
+comment on function busymate_stats.publish(name, boolean) is
+    'Adds the two feeds to the publication that Realtime reads, and remembers it. Does nothing where they are in it.';
+
+create function busymate_stats.require_matching_version() returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'require_matching_version_wrapper';
+comment on function busymate_stats.require_matching_version() is
+    'Raises an error where the library and the extension differ in version.';
+
+-- Nobody but the owner, whatever ALTER DEFAULT PRIVILEGES has handed out a moment ago (Supabase's gives anon and
+-- authenticated everything on new tables, TRUNCATE too). What grant_api() gives later is an ordinary grant: one made
+-- here would become the extension's initial privilege, and a DROP ROLE would then break every dump.
+
+do $privileges$
+declare
+    statement text;
+begin
+    for statement in
+        with member as (
+            select d.classid, d.objid
+              from pg_catalog.pg_depend d
+              join pg_catalog.pg_extension e on e.oid = d.refobjid
+             where d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e'
+               and e.extname = 'busymate_stats'
+        ),
+        object as (
+            select 'routine ' || p.oid::pg_catalog.regprocedure::text as name, p.proowner as owner,
+                   coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner)) as acl
+              from pg_catalog.pg_proc p join member m on m.objid = p.oid
+             where m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+            union all
+            select 'table ' || c.oid::pg_catalog.regclass::text, c.relowner,
+                   coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))
+              from pg_catalog.pg_class c join member m on m.objid = c.oid
+             where m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+            union all
+            -- Not a member, but made for us a moment ago, with the same defaults.
+            select 'schema ' || n.nspname, n.nspowner,
+                   coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))
+              from pg_catalog.pg_namespace n
+             where n.nspname = 'busymate_stats'
+        )
+        select pg_catalog.format('revoke all on %s from %s cascade', object.name,
+                                 case held.grantee when 0 then 'public' else held.grantee::pg_catalog.regrole::text end)
+          from object, lateral pg_catalog.aclexplode(object.acl) held
+         where held.grantee <> object.owner
+         group by object.name, held.grantee
+    loop
+        execute statement;
+    end loop;
+end
+$privileges$;
+
+grant execute on function public.has_capability(text, text) to public;
+
+do $notice$
+begin
+    -- CREATE EXTENSION holds back what is below a warning, until its end.
+    if pg_catalog.current_setting('client_min_messages') = 'warning' then
+        perform pg_catalog.set_config('client_min_messages', 'notice', true);
+    end if;
+    raise notice using
+        message = 'busymate_stats is installed, and nobody but its owner may use it yet',
+        hint = 'Run SELECT busymate_stats.create_fleet_tables() or busymate_stats.attach(…), SELECT busymate_stats.grant_api(''authenticated''), and SELECT busymate_stats.assign_role(''<sub>'', ''viewer'').';
+end
+$notice$;

@@ -1,0 +1,73 @@
+-- What is counted.
+
+create function busymate_stats.version() returns text
+    language c immutable parallel safe
+    as 'MODULE_PATHNAME', 'version_wrapper';
+comment on function busymate_stats.version() is
+    'The version of the loaded library; the extension''s stands in pg_extension.extversion.';
+
+create table busymate_stats.attachment (
+    id int primary key default 1 check (id = 1),
+    entries regclass not null,
+    devices regclass not null,
+    entry_time name not null,
+    host name not null,
+    status name not null,
+    source name not null,
+    entry_device name not null,
+    device_key name not null,
+    device_name name not null,
+    connection_type name not null,
+    last_seen name not null,
+    online name,
+    implied boolean not null
+);
+comment on table busymate_stats.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
+comment on column busymate_stats.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
+select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
+
+create function busymate_stats.create_fleet_tables() returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'create_fleet_tables_wrapper';
+comment on function busymate_stats.create_fleet_tables() is
+    'Makes public.devices and public.entries, row-level security on and no policies, and attaches them.';
+
+create function busymate_stats.attach(
+    entries regclass,
+    devices regclass,
+    entry_time name default 'created_at',
+    host name default 'host',
+    status name default 'status',
+    source name default 'source',
+    entry_device name default 'device_uuid',
+    device_key name default 'device_uuid',
+    device_name name default 'name',
+    connection_type name default 'connection_type',
+    last_seen name default 'last_seen_at',
+    online name default null
+) returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'attach_wrapper';
+comment on function busymate_stats.attach(regclass, regclass, name, name, name, name, name, name, name, name, name, name) is
+    'Makes these relations the fleet. The caller must own both: they are read with their owner''s rights.';
+
+create function busymate_stats.detach() returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'detach_wrapper';
+comment on function busymate_stats.detach() is
+    'Lets the fleet go: its statistics end, its tables and rows stay as they are.';
+
+create function busymate_stats.stats_at(as_of timestamptz) returns jsonb
+    language c stable parallel restricted
+    as 'MODULE_PATHNAME', 'stats_at_wrapper';
+comment on function busymate_stats.stats_at(timestamptz) is
+    'The fleet''s statistics as of a moment; null without stats:view.';
+
+create function busymate_stats.stats_recomputed(as_of timestamptz) returns jsonb
+    language c stable parallel restricted
+    as 'MODULE_PATHNAME', 'stats_recomputed_wrapper';
+comment on function busymate_stats.stats_recomputed(timestamptz) is
+    'The same by plain SQL over every row: slow, and what stats_at() is held against.';

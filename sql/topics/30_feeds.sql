@@ -1,0 +1,130 @@
+-- The feeds: a function that computes, and the two rows that PostgREST and Realtime serve.
+
+create function public.get_stats() returns jsonb
+    language c stable parallel restricted
+    as 'MODULE_PATHNAME', 'get_stats_wrapper';
+comment on function public.get_stats() is
+    'The fleet''s statistics, computed at each call: device counts, entry totals, request rate, mixes, and the busiest domains and devices. Needs stats:view.';
+
+-- One row, updated for as long as the server runs: half of its page stays free for the next versions, no index is on
+-- what changes, and autovacuum comes early.
+create table public.service_stats (
+    id int primary key default 1 check (id = 1),
+    snapshot jsonb not null,
+    updated_at timestamptz not null default now()
+) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
+comment on table public.service_stats is 'The last computed statistics of the fleet: one row, id = 1. Needs stats:view.';
+comment on column public.service_stats.id is 'Always 1.';
+comment on column public.service_stats.snapshot is 'The statistics, in the shape that get_stats() returns.';
+comment on column public.service_stats.updated_at is 'When they were computed.';
+
+create table public.service_status (
+    id int primary key default 1 check (id = 1),
+    snapshot jsonb not null,
+    updated_at timestamptz not null default now()
+) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
+comment on table public.service_status is 'The last known health of the infrastructure: one row, id = 1. Needs status:view.';
+comment on column public.service_status.id is 'Always 1.';
+comment on column public.service_status.snapshot is 'Overall health, the host''s load and memory, and a probe per component.';
+comment on column public.service_status.updated_at is 'When it was written.';
+
+alter table public.service_stats enable row level security;
+alter table public.service_status enable row level security;
+create policy service_stats_view on public.service_stats for select
+    using ((select public.has_capability('stats', 'view')));
+create policy service_status_view on public.service_status for select
+    using ((select public.has_capability('status', 'view')));
+comment on policy service_stats_view on public.service_stats is 'Who holds stats:view sees the row.';
+comment on policy service_status_view on public.service_status is 'Who holds status:view sees the row.';
+
+create function busymate_stats.refresh_stats() returns timestamptz
+    language c security definer
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'refresh_stats_wrapper';
+comment on function busymate_stats.refresh_stats() is
+    'Computes the statistics and puts them into service_stats; returns its updated_at. Not gated by claims.';
+
+create function busymate_stats.grant_api(role name default 'authenticated') returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    execute format('grant usage on schema busymate_stats to %I', role);
+    execute format('grant execute on function public.get_stats() to %I', role);
+    execute format('grant select on public.service_stats, public.service_status to %I', role);
+end
+$$;
+comment on function busymate_stats.grant_api(name) is
+    'Lets a database role call the API and read the feeds. What its users then see is decided by their capabilities.';
+
+create table busymate_stats.publications (
+    name name primary key
+);
+comment on table busymate_stats.publications is
+    'Publications that publish() has put the feeds into: a dump loses the membership, this row does not.';
+comment on column busymate_stats.publications.name is 'The publication''s name.';
+select pg_catalog.pg_extension_config_dump('busymate_stats.publications', '');
+
+create function busymate_stats.add_to_publication(publication name) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    feed regclass;
+begin
+    foreach feed in array array['public.service_stats', 'public.service_status']::regclass[] loop
+        -- A FOR ALL TABLES or FOR TABLES IN SCHEMA publication has them already.
+        if not exists (select from pg_publication p, lateral pg_get_publication_tables(p.pubname) member
+                        where p.pubname = publication and member.relid = feed) then
+            execute format('alter publication %I add table %s', publication, feed);
+        end if;
+    end loop;
+end
+$$;
+comment on function busymate_stats.add_to_publication(name) is 'Adds the two feeds to a publication, where they are missing.';
+
+create function busymate_stats.publish(publication name default 'supabase_realtime', create_missing boolean default false)
+    returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    found_publication pg_publication;
+begin
+    perform busymate_stats.require_matching_version();
+    if current_setting('wal_level') <> 'logical' then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('wal_level is %L, and a publication needs ''logical''', current_setting('wal_level')),
+            hint = 'Run ALTER SYSTEM SET wal_level = logical, then restart the server.';
+    end if;
+    select * into found_publication from pg_publication where pubname = publication;
+    if not found then
+        if not coalesce(create_missing, false) or publication is null then
+            raise exception using
+                errcode = 'undefined_object',
+                message = format('publication "%s" does not exist', publication),
+                hint = format('Have it made: SELECT busymate_stats.publish(%L, create_missing => true).', publication);
+        end if;
+        execute format('create publication %I', publication);
+    elsif not found_publication.pubupdate then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('publication "%s" does not publish updates', publication),
+            hint = format('Run ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'').', publication);
+    end if;
+    perform busymate_stats.add_to_publication(publication);
+    insert into busymate_stats.publications (name) values (publication) on conflict do nothing;
+end
+$$;
+comment on function busymate_stats.publish(name, boolean) is
+    'Adds the two feeds to the publication that Realtime reads, and remembers it. Does nothing where they are in it.';
+
+create function busymate_stats.require_matching_version() returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'require_matching_version_wrapper';
+comment on function busymate_stats.require_matching_version() is
+    'Raises an error where the library and the extension differ in version.';

@@ -1,0 +1,48 @@
+//! Who may read: claims → caller → capability.
+//!
+//! The caller is the session's outer role. A superuser or a BYPASSRLS role holds every capability; anybody else is
+//! judged by the `sub` in `request.jwt.claims`. Whatever the claims hold, the answer is yes or no, never an error: a
+//! policy that raised for one subscriber would end delivery for all of Realtime's.
+
+mod caller;
+mod claims;
+mod grants;
+mod guard;
+
+pub use caller::caller_grants;
+
+use crate::pg::computed_setting;
+use pgrx::prelude::*;
+use std::ffi::{CStr, c_char};
+
+/// Whether the caller holds the capability `section:action`. A null argument is false, for superusers too.
+#[pg_extern(stable, parallel_safe)]
+fn has_capability(section: Option<&str>, action: Option<&str>) -> bool {
+    match (section, action) {
+        (Some(section), Some(action)) => caller_grants().hold(section, action),
+        _ => false,
+    }
+}
+
+/// The setting that view `my_capabilities` reads.
+///
+/// A function behind the view would need EXECUTE for whoever reads the view, and nothing but `has_capability` is
+/// executable by PUBLIC; a setting needs none.
+pub const MY_CAPABILITIES: &CStr = c"busymate_stats.my_capabilities";
+
+/// Defines [`MY_CAPABILITIES`].
+pub fn register_setting() {
+    computed_setting::define(
+        MY_CAPABILITIES,
+        c"What the caller may do, as JSON; computed.",
+        show_my_capabilities,
+    );
+}
+
+#[pg_guard]
+extern "C-unwind" fn show_my_capabilities() -> *const c_char {
+    if !computed_setting::database_is_readable() {
+        return c"[]".as_ptr();
+    }
+    computed_setting::palloc_string(&caller_grants().to_json())
+}

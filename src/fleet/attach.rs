@@ -1,0 +1,373 @@
+//! Taking a fleet on, and letting it go.
+
+use super::attachment::{self, Attachment};
+use crate::error::UserError;
+use crate::pg::identity::{as_owner, current_role, owns_relation};
+use crate::pg::name::Name;
+use crate::pg::query::{Param, execute, select, select_latest};
+use crate::pg::relation::{LockedRelation, base_type, lock};
+use crate::pg::scan::{Seen, find_relation};
+use crate::version;
+use pgrx::PgRelation;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::spi::quote_identifier;
+
+/// What `attach` is asked to take on.
+pub type AttachRequest = Attachment;
+
+impl AttachRequest {
+    /// Both relations, with the columns that `create_fleet_tables()` gives them.
+    pub fn with_default_columns(entries: pg_sys::Oid, devices: pg_sys::Oid) -> Self {
+        Self {
+            entries,
+            devices,
+            entry_time: "created_at".into(),
+            host: "host".into(),
+            status: "status".into(),
+            source: "source".into(),
+            entry_device: "device_uuid".into(),
+            device_key: "device_uuid".into(),
+            device_name: "name".into(),
+            connection_type: "connection_type".into(),
+            last_seen: "last_seen_at".into(),
+            online: None,
+            implied: false,
+        }
+    }
+}
+
+/// Makes these relations the fleet. The caller must own both.
+#[pg_extern]
+#[allow(clippy::too_many_arguments)] // It is the SQL signature.
+fn attach(
+    entries: Option<PgRelation>,
+    devices: Option<PgRelation>,
+    entry_time: Option<Name>,
+    host: Option<Name>,
+    status: Option<Name>,
+    source: Option<Name>,
+    entry_device: Option<Name>,
+    device_key: Option<Name>,
+    device_name: Option<Name>,
+    connection_type: Option<Name>,
+    last_seen: Option<Name>,
+    online: Option<Name>,
+) {
+    version::require_match();
+    attach_as(&AttachRequest {
+        entries: required(entries, "entries").oid(),
+        devices: required(devices, "devices").oid(),
+        entry_time: required(entry_time, "entry_time").0,
+        host: required(host, "host").0,
+        status: required(status, "status").0,
+        source: required(source, "source").0,
+        entry_device: required(entry_device, "entry_device").0,
+        device_key: required(device_key, "device_key").0,
+        device_name: required(device_name, "device_name").0,
+        connection_type: required(connection_type, "connection_type").0,
+        last_seen: required(last_seen, "last_seen").0,
+        online: online.map(|name| name.0),
+        implied: false,
+    });
+}
+
+fn required<T>(argument: Option<T>, name: &str) -> T {
+    argument.unwrap_or_else(|| {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            format!("argument \"{name}\" must not be null"),
+        )
+        .hint("Leave it out to use its default.")
+        .raise()
+    })
+}
+
+/// Checks what `attach` is asked for, and does it.
+pub fn attach_as(request: &AttachRequest) {
+    let table = own_table();
+    as_owner(table.owner, || {
+        // One attach or detach at a time; who waits here sees the other's outcome below.
+        execute(&format!("lock table {} in share row exclusive mode", table.name), &[]);
+    });
+    if let Some(present) = attachment::read(Seen::Latest).filter(|present| !present.implied) {
+        raise_attached_already(&present);
+    }
+    let entries = Checked::new(request.entries);
+    entries.check_entries(request);
+    let devices = Checked::new(request.devices);
+    devices.check_devices(request);
+
+    as_owner(table.owner, || {
+        execute("delete from busymate_stats.attachment", &[]);
+        execute(
+            "insert into busymate_stats.attachment
+                (entries, devices, entry_time, host, status, source, entry_device,
+                 device_key, device_name, connection_type, last_seen, online, implied)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, nullif($12, ''), $13 = 1)",
+            &[
+                Param::Oid(request.entries),
+                Param::Oid(request.devices),
+                Param::Text(&request.entry_time),
+                Param::Text(&request.host),
+                Param::Text(&request.status),
+                Param::Text(&request.source),
+                Param::Text(&request.entry_device),
+                Param::Text(&request.device_key),
+                Param::Text(&request.device_name),
+                Param::Text(&request.connection_type),
+                Param::Text(&request.last_seen),
+                Param::Text(request.online.as_deref().unwrap_or_default()),
+                Param::Int(i64::from(request.implied)),
+            ],
+        );
+    });
+}
+
+/// Lets the fleet go: its statistics end, its tables and rows stay as they are.
+#[pg_extern]
+fn detach() {
+    version::require_match();
+    let table = own_table();
+    as_owner(table.owner, || {
+        execute(&format!("lock table {} in share row exclusive mode", table.name), &[]);
+    });
+    let Some(present) = attachment::read(Seen::Latest) else {
+        notice!("no fleet is attached, nothing to do");
+        return;
+    };
+    for relation in [present.entries, present.devices].into_iter().filter_map(lock) {
+        require_owner(&relation);
+    }
+    as_owner(table.owner, || {
+        execute("delete from busymate_stats.attachment", &[]);
+        execute("delete from public.service_stats", &[]);
+    });
+}
+
+fn own_table() -> LockedRelation {
+    match find_relation("busymate_stats", "attachment").and_then(lock) {
+        Some(table) => table,
+        None => unreachable!("the function's extension brings the table"),
+    }
+}
+
+fn raise_attached_already(present: &Attachment) -> ! {
+    let name = |oid| lock(oid).map_or_else(|| "a relation that was dropped".into(), |relation| relation.name);
+    prerequisite("a fleet is attached already")
+        .detail(format!(
+            "Entries are read from {}, devices from {}.",
+            name(present.entries),
+            name(present.devices)
+        ))
+        .hint("Run SELECT busymate_stats.detach() first.")
+        .raise()
+}
+
+fn prerequisite(message: impl Into<String>) -> UserError {
+    UserError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+}
+
+fn require_owner(relation: &LockedRelation) {
+    if !owns_relation(current_role(), relation.oid) {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of relation {}", relation.name),
+        )
+        .hint("The relation is read with its owner's rights, so only its owner may have it read.")
+        .raise();
+    }
+}
+
+/// What a column must be.
+enum Wanted {
+    TimestampTz,
+    Integer,
+    Boolean,
+    /// Castable to text, as every type is.
+    Anything,
+}
+
+impl Wanted {
+    fn accepts(&self, base: pg_sys::Oid) -> bool {
+        match self {
+            Wanted::TimestampTz => base == pg_sys::TIMESTAMPTZOID,
+            Wanted::Integer => [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID].contains(&base),
+            Wanted::Boolean => base == pg_sys::BOOLOID,
+            Wanted::Anything => true,
+        }
+    }
+
+    fn type_name(&self) -> &'static str {
+        match self {
+            Wanted::TimestampTz => "timestamptz",
+            Wanted::Integer => "integer",
+            Wanted::Boolean => "boolean",
+            Wanted::Anything => "text",
+        }
+    }
+}
+
+/// A relation that the caller owns, of a kind that can be read.
+struct Checked(LockedRelation);
+
+/// A column that is there and of the right type.
+struct Column {
+    number: i64,
+    not_null: bool,
+}
+
+impl Checked {
+    fn new(relation: pg_sys::Oid) -> Self {
+        let Some(relation) = lock(relation) else {
+            UserError::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                format!("relation with OID {} does not exist", relation.to_u32()),
+            )
+            .raise()
+        };
+        require_owner(&relation);
+        if !matches!(relation.kind, b'r' | b'p' | b'v' | b'm' | b'f') || relation.temporary {
+            let what = if relation.temporary { "is temporary" } else { "is no table, view or foreign table" };
+            UserError::new(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("relation {} {what}", relation.name),
+            )
+            .hint("Attach a permanent table, partitioned table, view, materialized view or foreign table.")
+            .raise();
+        }
+        if relation.force_row_security {
+            prerequisite(format!("policies of {} hide rows from its own owner", relation.name))
+                .detail("The relation is read as its owner, so the figures would be short.")
+                .hint(format!("Run ALTER TABLE {} NO FORCE ROW LEVEL SECURITY.", relation.name))
+                .raise();
+        }
+        Self(relation)
+    }
+
+    fn is_table(&self) -> bool {
+        matches!(self.0.kind, b'r' | b'p')
+    }
+
+    fn check_entries(&self, request: &AttachRequest) {
+        let time = self.column(&request.entry_time, "entry_time", &Wanted::TimestampTz);
+        self.column(&request.host, "host", &Wanted::Anything);
+        self.column(&request.status, "status", &Wanted::Integer);
+        self.column(&request.source, "source", &Wanted::Anything);
+        self.column(&request.entry_device, "entry_device", &Wanted::Anything);
+        if self.is_table() {
+            self.check_entry_time(&request.entry_time, &time);
+        }
+        self.probe(&[
+            &request.entry_time,
+            &request.host,
+            &request.status,
+            &request.source,
+            &request.entry_device,
+        ]);
+    }
+
+    fn check_devices(&self, request: &AttachRequest) {
+        self.column(&request.device_key, "device_key", &Wanted::Anything);
+        self.column(&request.device_name, "device_name", &Wanted::Anything);
+        self.column(&request.connection_type, "connection_type", &Wanted::Anything);
+        let seen = match &request.online {
+            Some(online) => {
+                self.column(online, "online", &Wanted::Boolean);
+                online
+            }
+            None => {
+                self.column(&request.last_seen, "last_seen", &Wanted::TimestampTz);
+                &request.last_seen
+            }
+        };
+        self.probe(&[&request.device_key, &request.device_name, &request.connection_type, seen]);
+    }
+
+    fn column(&self, column: &str, argument: &str, wanted: &Wanted) -> Column {
+        let relation = &self.0;
+        let found = select_latest(
+            "select a.attnum::int8, a.attnotnull, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod)
+               from pg_catalog.pg_attribute a
+              where a.attrelid = $1 and a.attname = $2 and a.attnum > 0 and not a.attisdropped",
+            &[Param::Oid(relation.oid), Param::Text(column)],
+            |row| (Column { number: row.int(1), not_null: row.bool(2) }, row.oid(3), row.text(4)),
+        )
+        .pop();
+        let quoted = quote_identifier(column);
+        let Some((found, type_oid, type_name)) = found else {
+            let mend = if self.is_table() {
+                format!(
+                    "Run ALTER TABLE {} ADD COLUMN {quoted} {}, or name",
+                    relation.name,
+                    wanted.type_name()
+                )
+            } else {
+                "Name".into()
+            };
+            UserError::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                format!("column \"{column}\" of relation {} does not exist", relation.name),
+            )
+            .hint(format!("{mend} another column: attach(…, {argument} => '…')."))
+            .raise()
+        };
+        if !wanted.accepts(base_type(type_oid)) {
+            let target = wanted.type_name();
+            let mend = if self.is_table() {
+                format!(
+                    "Run ALTER TABLE {} ALTER COLUMN {quoted} TYPE {target} USING {quoted}::{target}, or name",
+                    relation.name
+                )
+            } else {
+                format!("Give the view's column the type {target}, or name")
+            };
+            UserError::new(
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                format!(
+                    "column \"{column}\" of relation {} has type {}, and {argument} must be of type {target}",
+                    relation.name,
+                    type_name.unwrap_or_default()
+                ),
+            )
+            .hint(format!("{mend} another column: attach(…, {argument} => '…')."))
+            .raise();
+        }
+        found
+    }
+
+    /// Windows are cut by the entry time: without a value an entry would be in none, without an index each read would
+    /// visit every row.
+    fn check_entry_time(&self, column: &str, time: &Column) {
+        let name = &self.0.name;
+        let quoted = quote_identifier(column);
+        if !time.not_null {
+            prerequisite(format!("column \"{column}\" of relation {name} may be null"))
+                .hint(format!("Run ALTER TABLE {name} ALTER COLUMN {quoted} SET NOT NULL."))
+                .raise();
+        }
+        let led_by_time = select_latest(
+            "select i.indexrelid
+               from pg_catalog.pg_index i
+               join pg_catalog.pg_class c on c.oid = i.indexrelid
+               join pg_catalog.pg_am m on m.oid = c.relam
+              where i.indrelid = $1 and i.indkey[0] = $2 and i.indisvalid and i.indpred is null
+                and m.amname = 'btree'",
+            &[Param::Oid(self.0.oid), Param::Int(time.number)],
+            |row| row.oid(1),
+        );
+        if led_by_time.is_empty() {
+            prerequisite(format!("relation {name} has no index led by column \"{column}\""))
+                .hint(format!("Run CREATE INDEX ON {name} ({quoted})."))
+                .raise();
+        }
+    }
+
+    /// Reads no row, but asks the planner and the privilege checks all that reading would: what does not work is told
+    /// now rather than at the first refresh.
+    fn probe(&self, columns: &[&String]) {
+        let columns: Vec<_> = columns.iter().map(|column| quote_identifier(column) + "::text").collect();
+        let sql = format!("select {} from {} where false", columns.join(", "), self.0.name);
+        as_owner(self.0.owner, || select(&sql, &[], |_| ()));
+    }
+}

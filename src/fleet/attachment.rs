@@ -1,0 +1,82 @@
+//! Which relations, and which of their columns, make up the fleet.
+
+use crate::error::UserError;
+use crate::pg::relation::{LockedRelation, lock};
+use crate::pg::scan::{Seen, find_relation, scan};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// The row of `busymate_stats.attachment`. Column names are as the user gave them, not quoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The relation of entries.
+    pub entries: pg_sys::Oid,
+    /// The relation of devices.
+    pub devices: pg_sys::Oid,
+    /// Of entries: when an entry happened.
+    pub entry_time: String,
+    /// Of entries: the host.
+    pub host: String,
+    /// Of entries: the HTTP status.
+    pub status: String,
+    /// Of entries: the source.
+    pub source: String,
+    /// Of entries: the device.
+    pub entry_device: String,
+    /// Of devices: the key that `entry_device` refers to.
+    pub device_key: String,
+    /// Of devices: the name.
+    pub device_name: String,
+    /// Of devices: the connection type.
+    pub connection_type: String,
+    /// Of devices: when it was last seen. Not read when `online` is given.
+    pub last_seen: String,
+    /// Of devices: whether it is online.
+    pub online: Option<String>,
+    /// Whether `create_fleet_tables()` made this attachment rather than the user.
+    pub implied: bool,
+}
+
+/// The attachment that the running statement sees, or the latest.
+pub fn read(seen: Seen) -> Option<Attachment> {
+    let table = find_relation("busymate_stats", "attachment")?;
+    let mut found = None;
+    scan(table, None, None, seen, |row| {
+        let name = |column| row.name(column).unwrap_or_default();
+        found = Some(Attachment {
+            entries: row.oid(2),
+            devices: row.oid(3),
+            entry_time: name(4),
+            host: name(5),
+            status: name(6),
+            source: name(7),
+            entry_device: name(8),
+            device_key: name(9),
+            device_name: name(10),
+            connection_type: name(11),
+            last_seen: name(12),
+            online: row.name(13),
+            implied: row.bool(14),
+        });
+    });
+    found
+}
+
+/// Raises 55000: there is no fleet to count.
+pub fn raise_nothing_attached() -> ! {
+    UserError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "no fleet is attached")
+        .hint("Run SELECT busymate_stats.attach('entries', 'devices'), or SELECT busymate_stats.create_fleet_tables() to start from nothing.")
+        .raise()
+}
+
+/// Locks one of the attached relations; raises 55000 when it has been dropped.
+pub fn lock_attached(relation: pg_sys::Oid, part: &str) -> LockedRelation {
+    lock(relation).unwrap_or_else(|| {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the attached relation of {part} no longer exists"),
+        )
+        .hint("Run SELECT busymate_stats.detach(), then attach the relation that took its place.")
+        .raise()
+    })
+}

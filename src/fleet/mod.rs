@@ -1,0 +1,64 @@
+//! What is counted: which relations make up the fleet, and what their figures are.
+
+mod attach;
+mod attachment;
+mod clock;
+mod create;
+mod figures;
+mod oracle;
+
+pub use clock::{Timestamp, timestamp};
+
+use crate::access::caller_grants;
+use crate::error::UserError;
+use crate::pg::scan::Seen;
+use pgrx::prelude::*;
+use serde_json::Value;
+
+fn may_read() -> bool {
+    caller_grants().hold("stats", "view")
+}
+
+/// The snapshot at this moment, under the active snapshot, and the moment. Raises 55000 when no fleet is attached.
+pub fn snapshot_now() -> (Value, Timestamp) {
+    let as_of = clock::now_in_whole_milliseconds();
+    (snapshot_at(as_of), as_of)
+}
+
+fn snapshot_at(as_of: Timestamp) -> Value {
+    let attachment =
+        attachment::read(Seen::Statement).unwrap_or_else(|| attachment::raise_nothing_attached());
+    oracle::figures(&attachment, as_of).snapshot()
+}
+
+fn required(as_of: Option<TimestampWithTimeZone>) -> Timestamp {
+    let Some(as_of) = as_of else {
+        UserError::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "argument \"as_of\" must not be null")
+            .hint("For the figures of this moment, call get_stats().")
+            .raise()
+    };
+    let as_of = as_of.into_inner();
+    if !clock::is_finite(as_of) {
+        UserError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "argument \"as_of\" must be finite")
+            .raise();
+    }
+    as_of
+}
+
+/// The fleet's statistics, computed at each call; NULL without `stats:view`.
+#[pg_extern(stable, parallel_restricted)]
+fn get_stats() -> Option<pgrx::JsonB> {
+    may_read().then(|| pgrx::JsonB(snapshot_now().0))
+}
+
+/// The fleet's statistics as of a moment; NULL without `stats:view`.
+#[pg_extern(stable, parallel_restricted)]
+fn stats_at(as_of: Option<TimestampWithTimeZone>) -> Option<pgrx::JsonB> {
+    may_read().then(|| pgrx::JsonB(snapshot_at(required(as_of))))
+}
+
+/// The same by plain SQL over every row: what any faster way of computing the figures is held against.
+#[pg_extern(stable, parallel_restricted)]
+fn stats_recomputed(as_of: Option<TimestampWithTimeZone>) -> Option<pgrx::JsonB> {
+    may_read().then(|| pgrx::JsonB(snapshot_at(required(as_of))))
+}

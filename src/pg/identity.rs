@@ -1,0 +1,92 @@
+//! Who is asking, and acting as somebody else.
+
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+/// The role that the session runs as, seen through any SECURITY DEFINER nesting: what `SET ROLE` set, or else the
+/// role that logged in. In a parallel worker it is the leader's.
+pub fn outer_role() -> pg_sys::Oid {
+    // SAFETY: reads a backend-local variable that is set before any SQL function can run.
+    unsafe { pg_sys::GetOuterUserId() }
+}
+
+/// The role whose rights are in force right now.
+pub fn current_role() -> pg_sys::Oid {
+    // SAFETY: as in `outer_role`.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether row-level security does not apply to `role`: a superuser, or one with BYPASSRLS.
+pub fn bypasses_rls(role: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache look-up; needs a transaction, and every SQL function and show hook here runs in one.
+    unsafe { pg_sys::has_bypassrls_privilege(role) }
+}
+
+/// Whether `role` owns `relation`, directly, by membership, or as a superuser.
+pub fn owns_relation(role: pg_sys::Oid, relation: pg_sys::Oid) -> bool {
+    #[cfg(feature = "pg15")]
+    // SAFETY: a syscache look-up inside a transaction; it raises an error when the relation is gone.
+    unsafe {
+        pg_sys::pg_class_ownercheck(relation, role)
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: as above; `relation` is a row of pg_class.
+    unsafe {
+        pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, role)
+    }
+}
+
+/// Settings that decide how names are resolved, whether policies may hide rows, and how a value reads as text: under
+/// these an owner's query means the same whoever asks.
+const OWNER_SETTINGS: [(&CStr, &CStr); 7] = [
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"row_security", c"off"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"IntervalStyle", c"postgres"),
+    (c"TimeZone", c"UTC"),
+    (c"extra_float_digits", c"1"),
+    (c"bytea_output", c"hex"),
+];
+
+/// Runs `work` as `owner` in a security-restricted operation, the way REFRESH MATERIALIZED VIEW runs a view's query:
+/// whatever function, operator, view or policy `work` reaches, it has that owner's rights and cannot get out of them.
+///
+/// When `work` raises, the abort of the (sub)transaction puts role and settings back.
+pub fn as_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    let mut role = pg_sys::InvalidOid;
+    let mut context = 0;
+    // SAFETY: both pointers are valid for the call. The flags are those that PostgreSQL itself uses for this purpose;
+    // role and settings are put back below, or by the abort of the (sub)transaction.
+    let nest_level = unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut role, &mut context);
+        pg_sys::SetUserIdAndSecContext(
+            owner,
+            context
+                | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION)
+                    as core::ffi::c_int,
+        );
+        pg_sys::NewGUCNestLevel()
+    };
+    for (name, value) in OWNER_SETTINGS {
+        // SAFETY: both strings end with NUL; every one of these settings may be set by any user.
+        unsafe {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+    }
+    let result = work();
+    // SAFETY: `nest_level` is the level opened above, and nothing between left one of its own open.
+    unsafe {
+        pg_sys::AtEOXact_GUC(false, nest_level);
+        pg_sys::SetUserIdAndSecContext(role, context);
+    }
+    result
+}

@@ -1,0 +1,18 @@
+//! The only room with unsafe code: what PostgreSQL's own API asks for and pgrx does not wrap.
+//! Each block states the precondition it rests on. Nothing here knows what the extension is about.
+#![allow(unsafe_code)]
+
+pub mod computed_setting;
+pub mod identity;
+pub mod invalidation;
+pub mod name;
+pub mod query;
+pub mod relation;
+pub mod scan;
+
+/// PostgreSQL's name and text arguments end with a NUL byte; what comes from a datum has none inside.
+/// A NUL cuts the string short, as it does everywhere in PostgreSQL.
+fn c_string(text: &str) -> std::ffi::CString {
+    let until_nul = text.split('\0').next().unwrap_or_default();
+    std::ffi::CString::new(until_nul).unwrap_or_default()
+}

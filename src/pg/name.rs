@@ -1,0 +1,51 @@
+//! `name`, as an argument of SQL functions: pgrx has no type for it.
+
+use pgrx::callconv::{Arg, ArgAbi};
+use pgrx::datum::FromDatum;
+use pgrx::nullable::Nullable;
+use pgrx::pg_sys;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use std::ffi::CStr;
+
+/// An identifier as the user gave it, not quoted.
+pub struct Name(pub String);
+
+impl FromDatum for Name {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _type: pg_sys::Oid,
+    ) -> Option<Self> {
+        (!is_null).then(|| {
+            // SAFETY: PostgreSQL passes a name as a pointer to 64 bytes that end with NUL.
+            let name = unsafe { CStr::from_ptr(datum.cast_mut_ptr()) };
+            Name(name.to_string_lossy().into_owned())
+        })
+    }
+}
+
+// SAFETY: unboxes through FromDatum, as pgrx does for its own pass-by-reference types.
+unsafe impl<'fcx> ArgAbi<'fcx> for Name {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the SQL declaration gives this argument the type name.
+        match unsafe { arg.unbox_arg_using_from_datum() } {
+            Some(name) => name,
+            None => panic!("a name argument must not be null"),
+        }
+    }
+
+    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
+        // SAFETY: as above.
+        unsafe { arg.unbox_arg_using_from_datum() }.into()
+    }
+}
+
+// SAFETY: the SQL type that FromDatum above reads.
+unsafe impl SqlTranslatable for Name {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Name);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("name"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("name")));
+}

@@ -1,0 +1,144 @@
+//! SQL through SPI.
+//!
+//! pgrx's client turns to read-write execution, with a new snapshot for every query, as soon as the transaction has an
+//! id. [`select`] never does: all its queries see the caller's snapshot, and none assigns a transaction id.
+
+use pgrx::{IntoDatum, pg_sys};
+
+/// A parameter of a query.
+#[derive(Clone, Copy)]
+pub enum Param<'a> {
+    /// `timestamptz`, microseconds since 2000-01-01 00:00 UTC.
+    Timestamp(i64),
+    /// `bigint`
+    Int(i64),
+    /// `oid`
+    Oid(pg_sys::Oid),
+    /// `text`
+    Text(&'a str),
+    /// `text[]`
+    Texts(&'a [String]),
+}
+
+impl Param<'_> {
+    fn type_oid(&self) -> pg_sys::Oid {
+        match self {
+            Param::Timestamp(_) => pg_sys::TIMESTAMPTZOID,
+            Param::Int(_) => pg_sys::INT8OID,
+            Param::Oid(_) => pg_sys::OIDOID,
+            Param::Text(_) => pg_sys::TEXTOID,
+            Param::Texts(_) => pg_sys::TEXTARRAYOID,
+        }
+    }
+
+    fn datum(&self) -> pg_sys::Datum {
+        let datum = match self {
+            Param::Timestamp(value) | Param::Int(value) => value.into_datum(),
+            Param::Oid(value) => value.into_datum(),
+            Param::Text(value) => value.into_datum(),
+            Param::Texts(values) => values.to_vec().into_datum(),
+        };
+        datum.unwrap_or(pg_sys::Datum::null())
+    }
+}
+
+/// One row of a result. Columns count from 1.
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    description: pg_sys::TupleDesc,
+}
+
+impl Row {
+    fn value(&self, column: i32, expected: pg_sys::Oid) -> Option<pg_sys::Datum> {
+        let mut is_null = false;
+        // SAFETY: tuple and description come from the same SPI result, which lives until SPI_finish; SPI checks the
+        // column's number itself.
+        let (datum, found) = unsafe {
+            (
+                pg_sys::SPI_getbinval(self.tuple, self.description, column, &mut is_null),
+                pg_sys::SPI_gettypeid(self.description, column),
+            )
+        };
+        assert_eq!(found, expected, "column {column} of an internal query has another type");
+        (!is_null).then_some(datum)
+    }
+
+    /// A `text` column. Bytes that are no UTF-8, which only a SQL_ASCII database can hold, are replaced.
+    pub fn text(&self, column: i32) -> Option<String> {
+        self.value(column, pg_sys::TEXTOID).map(|datum| {
+            // SAFETY: the column is of type text and not null.
+            let bytes = unsafe { super::scan::text_bytes(datum) };
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    }
+
+    /// A `bigint` column; 0 when null.
+    pub fn int(&self, column: i32) -> i64 {
+        self.value(column, pg_sys::INT8OID).map_or(0, |datum| datum.value() as i64)
+    }
+
+    /// A `boolean` column; false when null.
+    pub fn bool(&self, column: i32) -> bool {
+        self.value(column, pg_sys::BOOLOID).is_some_and(|datum| datum.value() != 0)
+    }
+
+    /// An `oid` column; 0 when null.
+    pub fn oid(&self, column: i32) -> pg_sys::Oid {
+        self.value(column, pg_sys::OIDOID)
+            .map_or(pg_sys::InvalidOid, |datum| pg_sys::Oid::from(datum.value() as u32))
+    }
+}
+
+/// Runs a SELECT under the active snapshot, read-only, and maps its rows.
+pub fn select<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> Vec<T> {
+    run(sql, params, true, each)
+}
+
+/// Runs a SELECT that sees what this very statement has done so far, which [`select`] does not.
+pub fn select_latest<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> Vec<T> {
+    run(sql, params, false, each)
+}
+
+/// Runs a SELECT that gives exactly one row, as aggregates do.
+pub fn select_one<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> T {
+    match select(sql, params, each).pop() {
+        Some(value) => value,
+        None => unreachable!("an aggregate without GROUP BY gives one row"),
+    }
+}
+
+/// Runs a statement that writes.
+pub fn execute(sql: &str, params: &[Param]) {
+    run(sql, params, false, |_| ());
+}
+
+fn run<T>(sql: &str, params: &[Param], read_only: bool, mut each: impl FnMut(&Row) -> T) -> Vec<T> {
+    let sql = super::c_string(sql);
+    let mut types: Vec<pg_sys::Oid> = params.iter().map(Param::type_oid).collect();
+    let mut values: Vec<pg_sys::Datum> = params.iter().map(Param::datum).collect();
+    let mut rows = Vec::new();
+    // SAFETY: `sql` ends with NUL, and types and values are as long as `params`. Row-returning results are read before
+    // SPI_finish frees them. When a call raises, the abort of the (sub)transaction closes the SPI connection.
+    unsafe {
+        pg_sys::SPI_connect();
+        let status = pg_sys::SPI_execute_with_args(
+            sql.as_ptr(),
+            params.len() as i32,
+            types.as_mut_ptr(),
+            values.as_mut_ptr(),
+            std::ptr::null(),
+            read_only,
+            0,
+        );
+        assert!(status >= 0, "SPI refused an internal query with status {status}");
+        let table = pg_sys::SPI_tuptable;
+        if !table.is_null() {
+            let table = &*table;
+            for index in 0..table.numvals as usize {
+                rows.push(each(&Row { tuple: *table.vals.add(index), description: table.tupdesc }));
+            }
+        }
+        pg_sys::SPI_finish();
+    }
+    rows
+}

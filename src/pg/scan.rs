@@ -1,0 +1,144 @@
+//! Reading the extension's own small tables without SQL: no plan, no privilege check, no transaction id, and safe in a
+//! parallel worker.
+
+use pgrx::pg_sys;
+
+/// Which state of the table a scan sees.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// What is committed at this very moment, and the transaction's own changes, at every isolation level: a catalog
+    /// snapshot, the only fresh one that can be had in a parallel worker.
+    Latest,
+    /// What the running statement sees.
+    Statement,
+}
+
+/// The bytes of a text datum.
+///
+/// # Safety
+/// `datum` is a non-null datum of type text.
+pub unsafe fn text_bytes(datum: pg_sys::Datum) -> Vec<u8> {
+    // SAFETY: by the caller's promise this is a varlena; the copy ends its dependence on the buffer behind it.
+    unsafe {
+        let text = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+        let bytes = pgrx::varlena::varlena_to_byte_slice(text).to_vec();
+        if !std::ptr::eq(text, datum.cast_mut_ptr()) {
+            pg_sys::pfree(text.cast());
+        }
+        bytes
+    }
+}
+
+/// One row of a scanned table. Columns count from 1.
+pub struct Tuple<'a> {
+    values: &'a [pg_sys::Datum],
+    nulls: &'a [bool],
+}
+
+impl Tuple<'_> {
+    fn value(&self, column: usize) -> Option<pg_sys::Datum> {
+        (!self.nulls[column - 1]).then(|| self.values[column - 1])
+    }
+
+    /// A column of type text; empty when null.
+    pub fn text(&self, column: usize) -> Vec<u8> {
+        // SAFETY: the callers name columns that the install script declares as text.
+        self.value(column).map_or_else(Vec::new, |datum| unsafe { text_bytes(datum) })
+    }
+
+    /// A column of type name.
+    pub fn name(&self, column: usize) -> Option<String> {
+        self.value(column).map(|datum| {
+            // SAFETY: the callers name columns that the install script declares as name: 64 bytes that end with NUL.
+            let name = unsafe { std::ffi::CStr::from_ptr(datum.cast_mut_ptr()) };
+            name.to_string_lossy().into_owned()
+        })
+    }
+
+    /// A column of type boolean; false when null.
+    pub fn bool(&self, column: usize) -> bool {
+        self.value(column).is_some_and(|datum| datum.value() != 0)
+    }
+
+    /// A column of type oid or regclass; 0 when null.
+    pub fn oid(&self, column: usize) -> pg_sys::Oid {
+        self.value(column).map_or(pg_sys::InvalidOid, |datum| pg_sys::Oid::from(datum.value() as u32))
+    }
+}
+
+/// The OID of `schema.relation`, or `None` when there is no such relation.
+pub fn find_relation(schema: &str, relation: &str) -> Option<pg_sys::Oid> {
+    let (schema, relation) = (super::c_string(schema), super::c_string(relation));
+    // SAFETY: syscache look-ups with strings that end with NUL, inside a transaction.
+    let found = unsafe {
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        if schema == pg_sys::InvalidOid {
+            return None;
+        }
+        pg_sys::get_relname_relid(relation.as_ptr(), schema)
+    };
+    (found != pg_sys::InvalidOid).then_some(found)
+}
+
+/// Reads the rows of `table` whose first column, of type text, equals `first_column`, by `index`; all rows when it is
+/// `None`. Nothing when the table is gone.
+pub fn scan(
+    table: pg_sys::Oid,
+    index: Option<pg_sys::Oid>,
+    first_column: Option<&[u8]>,
+    seen: Seen,
+    mut each: impl FnMut(&Tuple),
+) {
+    // SAFETY: the relation is locked and open for as long as it is scanned. The arrays are as wide as its descriptor.
+    // The scan key's procedure is text equality, and the callers' first columns are text. A null snapshot makes
+    // systable_beginscan take a catalog snapshot, which is a new one for a relation that is no catalog; the active
+    // snapshot outlives the statement. A raise inside leaves all this to the abort of the (sub)transaction.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::try_table_open(table, lock);
+        if relation.is_null() {
+            return;
+        }
+        let description = (*relation).rd_att;
+        let width = (*description).natts as usize;
+        let mut values = vec![pg_sys::Datum::null(); width];
+        let mut nulls = vec![true; width];
+        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+        let keys = match first_column {
+            Some(text) => {
+                let datum = pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32);
+                pg_sys::ScanKeyInit(
+                    &mut key,
+                    1,
+                    pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                    pg_sys::F_TEXTEQ.into(),
+                    pg_sys::Datum::from(datum),
+                );
+                1
+            }
+            None => 0,
+        };
+        let snapshot = match seen {
+            Seen::Latest => std::ptr::null_mut(),
+            Seen::Statement => pg_sys::GetActiveSnapshot(),
+        };
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            index.unwrap_or(pg_sys::InvalidOid),
+            index.is_some() && keys > 0,
+            snapshot,
+            keys,
+            &mut key,
+        );
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+            each(&Tuple { values: &values, nulls: &nulls });
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, lock);
+    }
+}

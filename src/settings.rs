@@ -1,0 +1,47 @@
+//! Every setting, each with the reason for its default.
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use std::ffi::CStr;
+
+/// Five minutes: a device that beats every minute may miss four beats before it counts as offline.
+static ONLINE_WINDOW_MS: GucSetting<i32> = GucSetting::<i32>::new(5 * 60 * 1000);
+
+/// Ten fit on a dashboard; a hundred still keep a snapshot far below Realtime's limit for a record.
+static TOP_N: GucSetting<i32> = GucSetting::<i32>::new(10);
+
+/// Defines the settings. Both decide what every reader sees, so only a superuser changes them.
+pub fn register() {
+    GucRegistry::define_int_guc(
+        c"busymate_stats.online_window",
+        c"How long after its last_seen a device counts as online.",
+        c"",
+        &ONLINE_WINDOW_MS,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"busymate_stats.top_n",
+        c"How many hosts and devices top_domains and top_devices list.",
+        c"",
+        &TOP_N,
+        1,
+        100,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+/// How long after its `last_seen` a device counts as online, in microseconds.
+pub fn online_window_us() -> i64 {
+    i64::from(ONLINE_WINDOW_MS.get()) * 1000
+}
+
+/// How many hosts and devices the top lists hold, 1 to 100.
+pub fn top_n() -> i64 {
+    i64::from(TOP_N.get())
+}
+
+/// Where PostgREST and Realtime put a verified token's claims.
+pub const CLAIMS: &CStr = c"request.jwt.claims";

@@ -1,0 +1,42 @@
+//! The library's version, and what happens when the extension in the database has another.
+//!
+//! An upgrade replaces the library first; `ALTER EXTENSION … UPDATE` follows in each database, and old sessions keep the
+//! old library until they end. Reading goes on through all of that: a policy that raised would shut everybody out.
+//! What writes waits until both agree.
+
+use crate::error::UserError;
+use crate::pg::query::select;
+use pgrx::prelude::*;
+
+const LIBRARY: &str = env!("CARGO_PKG_VERSION");
+
+/// The version of the loaded library.
+#[pg_extern(immutable, parallel_safe)]
+fn version() -> &'static str {
+    LIBRARY
+}
+
+/// Raises 55000 unless the extension in this database has the library's version.
+pub fn require_match() {
+    let sql =
+        "select extversion::pg_catalog.text from pg_catalog.pg_extension where extname = 'busymate_stats'";
+    let installed = select(sql, &[], |row| row.text(1)).pop().flatten();
+    if installed.as_deref() == Some(LIBRARY) {
+        return;
+    }
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "the busymate_stats library and extension differ in version",
+    )
+    .detail(format!(
+        "The library is {LIBRARY}, the extension in this database is {}.",
+        installed.as_deref().unwrap_or("missing")
+    ))
+    .hint("Run ALTER EXTENSION busymate_stats UPDATE, then reconnect. If the library is the older one, restart the server.")
+    .raise()
+}
+
+#[pg_extern]
+fn require_matching_version() {
+    require_match();
+}
