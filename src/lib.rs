@@ -4,6 +4,8 @@
 //! read; `fleet` says what is counted; `feed` keeps the snapshot rows that PostgREST and Realtime serve.
 //! `docs/architecture.md` shows the house.
 
+#![deny(clippy::unwrap_used, clippy::expect_used)]
+
 use pgrx::prelude::*;
 
 mod access;

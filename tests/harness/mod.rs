@@ -118,7 +118,7 @@ impl Cluster {
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
         if nix::unistd::geteuid().is_root() {
             let user = nix::unistd::User::from_name(&variable("BUSYMATE_TEST_USER")).unwrap().unwrap();
-            nix::unistd::chown(&directory, Some(user.uid), Some(user.gid)).unwrap();
+            std::os::unix::fs::chown(&directory, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         }
         let data = directory.join("data");
         make_data(&data);
