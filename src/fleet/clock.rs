@@ -36,9 +36,10 @@ pub fn is_finite(moment: Timestamp) -> bool {
     moment != i64::MAX && moment != i64::MIN
 }
 
-/// `moment` − `length`, but not before the first moment there is.
+/// `moment` − `length`; before the first moment there is, `-infinity`, so that a window's open end leaves none out.
 pub fn before(moment: Timestamp, length: i64) -> Timestamp {
-    moment.saturating_sub(length).max(FIRST)
+    let earlier = moment.saturating_sub(length);
+    if earlier < FIRST { i64::MIN } else { earlier }
 }
 
 /// `moment` as an SQL value.
@@ -77,7 +78,8 @@ mod tests {
     #[test]
     fn windows_stay_in_range() {
         assert_eq!(before(0, DAY), -DAY);
-        assert_eq!(before(FIRST + 5, DAY), FIRST);
+        assert_eq!(before(FIRST + DAY, DAY), FIRST);
+        assert_eq!(before(FIRST + 5, DAY), i64::MIN);
     }
 
     proptest! {

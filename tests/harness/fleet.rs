@@ -1,7 +1,15 @@
 //! Fleets whose figures can be counted by hand.
 
+use super::installed;
 use postgres::Client;
 use serde_json::Value;
+
+/// A new database with the extension and its own fleet tables, empty and attached.
+pub fn fleet(prefix: &str) -> (String, Client) {
+    let (database, mut client) = installed(prefix);
+    client.batch_execute("select busymate_stats.create_fleet_tables()").unwrap();
+    (database, client)
+}
 
 /// The snapshot as of a moment, by both ways of computing it, which must agree.
 #[track_caller]

@@ -2,6 +2,7 @@
 //! Unix socket only, and gone when the test process ends, however it ends.
 #![allow(dead_code)] // Each test file uses its part.
 
+use postgres::error::DbError;
 use postgres::{Client, Config, NoTls};
 use std::fs;
 use std::io::Write;
@@ -9,8 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 pub mod fleet;
@@ -220,6 +221,16 @@ impl Cluster {
         self.connect_as("postgres", database)
     }
 
+    /// A superuser's session in `database`, and the notices that it is sent.
+    pub fn connect_hearing(&self, database: &str) -> (Client, Arc<Mutex<Vec<Refusal>>>) {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let ear = Arc::clone(&heard);
+        let mut config = Config::new();
+        config.host_path(&self.directory).user("postgres").dbname(database);
+        config.notice_callback(move |notice| ear.lock().unwrap().push(Refusal::from(&notice)));
+        (config.connect(NoTls).unwrap(), heard)
+    }
+
     /// A new database; its name is `prefix` and a number.
     pub fn create_database(&self, prefix: &str) -> String {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -281,13 +292,24 @@ pub fn installed(prefix: &str) -> (String, Client) {
     (database, client)
 }
 
-/// What a failed statement reported.
+/// What a failed statement reported, or a notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub code: String,
     pub message: String,
     pub detail: String,
     pub hint: String,
+}
+
+impl From<&DbError> for Refusal {
+    fn from(report: &DbError) -> Self {
+        Self {
+            code: report.code().code().into(),
+            message: report.message().into(),
+            detail: report.detail().unwrap_or_default().into(),
+            hint: report.hint().unwrap_or_default().into(),
+        }
+    }
 }
 
 /// Runs statements that must fail, and gives the error.
@@ -302,13 +324,7 @@ pub fn refusal(client: &mut Client, statements: &str) -> Refusal {
 /// The server's part of an error.
 #[track_caller]
 pub fn refusal_of(error: &postgres::Error) -> Refusal {
-    let report = error.as_db_error().unwrap_or_else(|| panic!("not an error of the server: {error}"));
-    Refusal {
-        code: report.code().code().into(),
-        message: report.message().into(),
-        detail: report.detail().unwrap_or_default().into(),
-        hint: report.hint().unwrap_or_default().into(),
-    }
+    error.as_db_error().unwrap_or_else(|| panic!("not an error of the server: {error}")).into()
 }
 
 /// The single value of a query; panics on NULL, so ask for an `Option` where it may be one.
