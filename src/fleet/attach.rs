@@ -56,31 +56,39 @@ fn attach(
 ) {
     version::require_match();
     attach_as(&AttachRequest {
-        entries: required(entries, "entries").oid(),
-        devices: required(devices, "devices").oid(),
-        entry_time: required(entry_time, "entry_time").0,
-        host: required(host, "host").0,
-        status: required(status, "status").0,
-        source: required(source, "source").0,
-        entry_device: required(entry_device, "entry_device").0,
-        device_key: required(device_key, "device_key").0,
-        device_name: required(device_name, "device_name").0,
-        connection_type: required(connection_type, "connection_type").0,
-        last_seen: required(last_seen, "last_seen").0,
+        entries: named(entries, "entries").oid(),
+        devices: named(devices, "devices").oid(),
+        entry_time: given(entry_time, "entry_time").0,
+        host: given(host, "host").0,
+        status: given(status, "status").0,
+        source: given(source, "source").0,
+        entry_device: given(entry_device, "entry_device").0,
+        device_key: given(device_key, "device_key").0,
+        device_name: given(device_name, "device_name").0,
+        connection_type: given(connection_type, "connection_type").0,
+        last_seen: given(last_seen, "last_seen").0,
         online: online.map(|name| name.0),
         implied: false,
     });
 }
 
-fn required<T>(argument: Option<T>, name: &str) -> T {
-    argument.unwrap_or_else(|| {
-        UserError::new(
-            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            format!("argument \"{name}\" must not be null"),
-        )
-        .hint("Leave it out to use its default.")
-        .raise()
+fn named(relation: Option<PgRelation>, argument: &str) -> PgRelation {
+    relation.unwrap_or_else(|| {
+        raise_null(argument, "Name both relations: SELECT busymate_stats.attach('entries', 'devices').")
     })
+}
+
+fn given(column: Option<Name>, argument: &str) -> Name {
+    column.unwrap_or_else(|| raise_null(argument, "Leave it out to use its default."))
+}
+
+fn raise_null(argument: &str, hint: &str) -> ! {
+    UserError::new(
+        PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+        format!("argument \"{argument}\" must not be null"),
+    )
+    .hint(hint)
+    .raise()
 }
 
 /// Checks what `attach` is asked for, and does it.
