@@ -16,6 +16,13 @@ pub fn current_role() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// Whether the running code was reached in a security-restricted operation, such as [`as_owner`] and REFRESH
+/// MATERIALIZED VIEW are: it is then that of the role whose relation is read, or called by it.
+pub fn is_restricted() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
 /// Whether row-level security does not apply to `role`: a superuser, or one with BYPASSRLS.
 pub fn bypasses_rls(role: pg_sys::Oid) -> bool {
     // SAFETY: a syscache look-up; needs a transaction, and every SQL function and show hook here runs in one.

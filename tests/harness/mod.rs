@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+pub mod evil;
 pub mod fleet;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.
