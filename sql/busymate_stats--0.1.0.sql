@@ -208,6 +208,9 @@ create view busymate_stats.my_capabilities with (security_invoker = true) as
                end) as held(section text, action text, via_role text);
 comment on view busymate_stats.my_capabilities is
     'What the caller holds, and through which role; no role for a superuser or a BYPASSRLS role, which need none.';
+comment on column busymate_stats.my_capabilities.section is 'The section; * is every one.';
+comment on column busymate_stats.my_capabilities.action is 'The action; * is every one.';
+comment on column busymate_stats.my_capabilities.via_role is 'The role that grants it.';
 
 create function busymate_stats.split_capability(capability text, out section text, out action text)
     language plpgsql immutable parallel safe
@@ -325,6 +328,19 @@ create table busymate_stats.attachment (
     implied boolean not null
 );
 comment on table busymate_stats.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
+comment on column busymate_stats.attachment.id is 'Always 1.';
+comment on column busymate_stats.attachment.entries is 'The relation of entries.';
+comment on column busymate_stats.attachment.devices is 'The relation of devices.';
+comment on column busymate_stats.attachment.entry_time is 'Of entries: when the entry happened.';
+comment on column busymate_stats.attachment.host is 'Of entries: the host.';
+comment on column busymate_stats.attachment.status is 'Of entries: the HTTP status.';
+comment on column busymate_stats.attachment.source is 'Of entries: the source.';
+comment on column busymate_stats.attachment.entry_device is 'Of entries: the device.';
+comment on column busymate_stats.attachment.device_key is 'Of devices: what entry_device refers to.';
+comment on column busymate_stats.attachment.device_name is 'Of devices: the name.';
+comment on column busymate_stats.attachment.connection_type is 'Of devices: the connection type.';
+comment on column busymate_stats.attachment.last_seen is 'Of devices: the last sign of life; not read where online is given.';
+comment on column busymate_stats.attachment.online is 'Of devices: whether it is online.';
 comment on column busymate_stats.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
 

@@ -140,6 +140,9 @@ create view busymate_stats.my_capabilities with (security_invoker = true) as
                end) as held(section text, action text, via_role text);
 comment on view busymate_stats.my_capabilities is
     'What the caller holds, and through which role; no role for a superuser or a BYPASSRLS role, which need none.';
+comment on column busymate_stats.my_capabilities.section is 'The section; * is every one.';
+comment on column busymate_stats.my_capabilities.action is 'The action; * is every one.';
+comment on column busymate_stats.my_capabilities.via_role is 'The role that grants it.';
 
 create function busymate_stats.split_capability(capability text, out section text, out action text)
     language plpgsql immutable parallel safe

@@ -23,6 +23,19 @@ create table busymate_stats.attachment (
     implied boolean not null
 );
 comment on table busymate_stats.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
+comment on column busymate_stats.attachment.id is 'Always 1.';
+comment on column busymate_stats.attachment.entries is 'The relation of entries.';
+comment on column busymate_stats.attachment.devices is 'The relation of devices.';
+comment on column busymate_stats.attachment.entry_time is 'Of entries: when the entry happened.';
+comment on column busymate_stats.attachment.host is 'Of entries: the host.';
+comment on column busymate_stats.attachment.status is 'Of entries: the HTTP status.';
+comment on column busymate_stats.attachment.source is 'Of entries: the source.';
+comment on column busymate_stats.attachment.entry_device is 'Of entries: the device.';
+comment on column busymate_stats.attachment.device_key is 'Of devices: what entry_device refers to.';
+comment on column busymate_stats.attachment.device_name is 'Of devices: the name.';
+comment on column busymate_stats.attachment.connection_type is 'Of devices: the connection type.';
+comment on column busymate_stats.attachment.last_seen is 'Of devices: the last sign of life; not read where online is given.';
+comment on column busymate_stats.attachment.online is 'Of devices: whether it is online.';
 comment on column busymate_stats.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
 
