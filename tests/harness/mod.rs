@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 pub mod catalog;
+pub mod dump;
 pub mod evil;
 pub mod fleet;
 
