@@ -35,10 +35,8 @@ begin
                                  p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
                                  'old_' || p.proname) as move
           from pg_catalog.pg_proc p
-          join (values ('get_stats', array[]::pg_catalog.oid[]),
-                       ('has_capability', array['text', 'text']::pg_catalog.regtype[]::pg_catalog.oid[])
-               ) ours(name, arguments)
-            on ours.name = p.proname and ours.arguments = p.proargtypes::pg_catalog.oid[]
+          join (values ('get_stats', ''), ('has_capability', 'text, text')) ours(name, arguments)
+            on ours.name = p.proname and ours.arguments = pg_catalog.oidvectortypes(p.proargtypes)
          where p.pronamespace = 'public'::pg_catalog.regnamespace
         union all
         select 'relation ' || pg_catalog.format('public.%I', c.relname),
@@ -55,7 +53,7 @@ begin
     if taken is not null then
         raise exception using
             errcode = 'duplicate_object',
-            message = 'busymate_stats cannot be installed: ' || taken || ' exists already',
+            message = 'busymate_stats cannot be installed beside ' || taken,
             detail = 'Policies, views and grants follow what is renamed.',
             hint = 'Move it out of the way: ' || moves
                    || ' README, "Replacing a hand-written feed", has the steps after that.';
