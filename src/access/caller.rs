@@ -39,6 +39,8 @@ pub fn caller_grants() -> Rc<Grants> {
     if identity::is_restricted() && !identity::bypasses_rls(identity::current_role()) {
         return Rc::default();
     }
+    // First of all, for it takes in what others have committed: a role's attributes change too.
+    let generation = invalidation::generation();
     let role = identity::outer_role();
     if identity::bypasses_rls(role) {
         return Rc::new(Grants::everything());
@@ -47,11 +49,14 @@ pub fn caller_grants() -> Rc<Grants> {
         return Rc::default();
     };
     let key = (role, claims);
-    let generation = invalidation::generation();
     if let Some(grants) = cached(generation, &key) {
         return grants;
     }
-    let grants = Rc::new(look_up(&key.1));
+    let Some(grants) = look_up(&key.1) else {
+        // Nothing would tell of the tables' coming, so this answer is not kept.
+        return Rc::default();
+    };
+    let grants = Rc::new(grants);
     // A change that came in during the look-up may or may not be in it: then nothing is kept.
     if invalidation::generation() == generation && key.1.len() <= CACHED_CLAIMS_BYTES {
         keep(generation, key, Rc::clone(&grants));
@@ -79,21 +84,19 @@ fn keep(generation: u64, key: Key, grants: Rc<Grants>) {
     });
 }
 
-fn look_up(claims: &[u8]) -> Grants {
-    let Some(sub) = claims::subject(claims) else {
-        return Grants::default();
-    };
-    let user_roles = find_relation(SCHEMA, "user_roles");
-    let role_capabilities = find_relation(SCHEMA, "role_capabilities");
+/// `None` where the extension is not installed.
+fn look_up(claims: &[u8]) -> Option<Grants> {
+    let user_roles = find_relation(SCHEMA, "user_roles")?;
+    let role_capabilities = find_relation(SCHEMA, "role_capabilities")?;
     // Watched before they are read, so that no change falls between.
-    invalidation::watch([user_roles, role_capabilities, None, None]);
-    let Some(user_roles) = user_roles else {
-        return Grants::default();
+    invalidation::watch([Some(user_roles), Some(role_capabilities), None, None]);
+    let Some(sub) = claims::subject(claims) else {
+        return Some(Grants::default());
     };
     let mut roles = Vec::new();
     let index = find_relation(SCHEMA, "user_roles_pkey");
     scan(user_roles, index, Some(sub.as_bytes()), Seen::Latest, |row| roles.push(row.text(2)));
-    Grants::new(roles.iter().flat_map(|role| grants_of(role)).collect())
+    Some(Grants::new(roles.iter().flat_map(|role| grants_of(role)).collect()))
 }
 
 /// What `role` grants at this moment.
