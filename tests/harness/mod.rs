@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 pub mod access;
 pub mod catalog;
+pub mod decoding;
 pub mod dump;
 pub mod evil;
 pub mod fleet;
