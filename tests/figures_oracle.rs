@@ -254,7 +254,7 @@ fn random_fleets_against_plain_rust() {
         for _ in 0..40 {
             let as_of = random.moment();
             let top_n = 1 + random.skewed(100) as usize;
-            let online_minutes = random.below(120) as i64;
+            let online_minutes = random.below(4) as i64 * 30;
             client
                 .batch_execute(&format!(
                     "set busymate_stats.top_n = {top_n}; set busymate_stats.online_window = '{online_minutes}min'"
