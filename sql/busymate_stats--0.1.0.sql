@@ -210,94 +210,31 @@ comment on column busymate_stats.my_capabilities.section is 'The section; * is e
 comment on column busymate_stats.my_capabilities.action is 'The action; * is every one.';
 comment on column busymate_stats.my_capabilities.via_role is 'The role that grants it.';
 
-create function busymate_stats.split_capability(capability text, out section text, out action text)
-    language plpgsql immutable parallel safe
-    set search_path = pg_catalog, pg_temp
-    as $$
-begin
-    if capability !~ '^[^:]+:[^:]+$' or capability is null then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('invalid capability: %s', coalesce(quote_literal(capability), 'null')),
-            hint = 'A capability is section:action, such as stats:view, *:view or *:*.';
-    end if;
-    section := split_part(capability, ':', 1);
-    action := split_part(capability, ':', 2);
-end
-$$;
-comment on function busymate_stats.split_capability(text) is 'The two parts of section:action.';
-
-create function busymate_stats.require_role(role text) returns void
-    language plpgsql stable
-    set search_path = pg_catalog, pg_temp
-    as $$
-begin
-    if not exists (select from busymate_stats.roles where name = role) then
-        raise exception using
-            errcode = 'undefined_object',
-            message = format('role %s does not exist in busymate_stats.roles', coalesce('"' || role || '"', 'null')),
-            hint = format('Make it: INSERT INTO busymate_stats.roles (name) VALUES (%L).', coalesce(role, '…'));
-    end if;
-end
-$$;
-comment on function busymate_stats.require_role(text) is 'Raises an error that names a role which does not exist.';
-
 create function busymate_stats.grant_capability(role text, capability text) returns void
-    language plpgsql
+    language c
     set search_path = pg_catalog, pg_temp
-    as $$
-#variable_conflict use_column
-begin
-    perform busymate_stats.require_role(grant_capability.role);
-    insert into busymate_stats.role_capabilities (role, section, action)
-    select grant_capability.role, parts.section, parts.action
-      from busymate_stats.split_capability(grant_capability.capability) parts
-        on conflict do nothing;
-end
-$$;
+    as 'MODULE_PATHNAME', 'grant_capability_wrapper';
 comment on function busymate_stats.grant_capability(text, text) is
     'Puts a capability, such as stats:view, into a role. Does nothing when it is there.';
 
 create function busymate_stats.revoke_capability(role text, capability text) returns void
-    language plpgsql
+    language c
     set search_path = pg_catalog, pg_temp
-    as $$
-#variable_conflict use_column
-begin
-    perform busymate_stats.require_role(revoke_capability.role);
-    delete from busymate_stats.role_capabilities held
-     using busymate_stats.split_capability(revoke_capability.capability) parts
-     where held.role = revoke_capability.role and held.section = parts.section and held.action = parts.action;
-end
-$$;
+    as 'MODULE_PATHNAME', 'revoke_capability_wrapper';
 comment on function busymate_stats.revoke_capability(text, text) is
     'Takes a capability out of a role, for every session from the commit on. Does nothing when it is not there.';
 
 create function busymate_stats.assign_role(sub text, role text) returns void
-    language plpgsql
+    language c
     set search_path = pg_catalog, pg_temp
-    as $$
-#variable_conflict use_column
-begin
-    perform busymate_stats.require_role(assign_role.role);
-    insert into busymate_stats.user_roles (sub, role) values (assign_role.sub, assign_role.role)
-        on conflict do nothing;
-end
-$$;
+    as 'MODULE_PATHNAME', 'assign_role_wrapper';
 comment on function busymate_stats.assign_role(text, text) is
     'Gives a role to the user with this "sub" claim. Does nothing when he has it.';
 
 create function busymate_stats.unassign_role(sub text, role text) returns void
-    language plpgsql
+    language c
     set search_path = pg_catalog, pg_temp
-    as $$
-#variable_conflict use_column
-begin
-    perform busymate_stats.require_role(unassign_role.role);
-    delete from busymate_stats.user_roles had
-     where had.sub = unassign_role.sub and had.role = unassign_role.role;
-end
-$$;
+    as 'MODULE_PATHNAME', 'unassign_role_wrapper';
 comment on function busymate_stats.unassign_role(text, text) is
     'Takes a role from the user with this "sub" claim. Does nothing when he does not have it.';
 

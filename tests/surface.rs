@@ -25,9 +25,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.publish(name,boolean)",
     "function busymate_stats.refresh_stats()",
     "function busymate_stats.require_matching_version()",
-    "function busymate_stats.require_role(text)",
     "function busymate_stats.revoke_capability(text,text)",
-    "function busymate_stats.split_capability(text)",
     "function busymate_stats.stats_at(timestamp with time zone)",
     "function busymate_stats.stats_recomputed(timestamp with time zone)",
     "function busymate_stats.unassign_role(text,text)",
@@ -93,7 +91,7 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 /// Member functions that are the extension's own means.
-const INTERNAL_FUNCTIONS: &str = "add_to_publication|grants_changed|guard_\\w+|require_\\w+|split_capability";
+const INTERNAL_FUNCTIONS: &str = "add_to_publication|grants_changed|guard_\\w+|require_\\w+";
 
 #[test]
 fn functions_are_as_released() {

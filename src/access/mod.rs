@@ -8,6 +8,7 @@ mod caller;
 mod claims;
 mod grants;
 mod guard;
+mod manage;
 
 pub use caller::caller_grants;
 
