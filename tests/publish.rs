@@ -95,9 +95,6 @@ fn a_publication_of_all_tables_has_them_already() {
 #[test]
 fn a_publication_of_the_whole_schema_has_them_already() {
     let (_, mut client) = installed("schema");
-    if value::<i32>(&mut client, "select current_setting('server_version_num')::int / 10000") < 15 {
-        return; // FOR TABLES IN SCHEMA came with 15.
-    }
     client.batch_execute("create publication of_public for tables in schema public").unwrap();
     client.batch_execute("select busymate_stats.publish('of_public')").unwrap();
     assert_eq!(members(&mut client, "of_public"), FEEDS);
