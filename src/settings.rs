@@ -1,7 +1,12 @@
 //! Every setting, each with the reason for its default.
 
+use crate::pg::setting;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// A minute, as the cron job had it that this replaces.
+static REFRESH_INTERVAL_MS: AtomicI32 = AtomicI32::new(60_000);
 
 /// Five minutes: a device that beats every minute may miss four beats before it counts as offline.
 static ONLINE_WINDOW_MS: GucSetting<i32> = GucSetting::<i32>::new(5 * 60 * 1000);
@@ -9,8 +14,13 @@ static ONLINE_WINDOW_MS: GucSetting<i32> = GucSetting::<i32>::new(5 * 60 * 1000)
 /// Ten fit on a dashboard; a hundred still keep a snapshot far below Realtime's limit for a record.
 static TOP_N: GucSetting<i32> = GucSetting::<i32>::new(10);
 
-/// Defines the settings. Both decide what every reader sees, so only a superuser changes them.
+/// Defines the settings. The two that decide what every reader sees are for superusers to change.
 pub fn register() {
+    setting::define_interval(
+        c"busymate_stats.refresh_interval",
+        c"How often the background worker refreshes service_stats.",
+        &REFRESH_INTERVAL_MS,
+    );
     GucRegistry::define_int_guc(
         c"busymate_stats.online_window",
         c"How long after its last_seen a device counts as online.",
@@ -31,6 +41,11 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::default(),
     );
+}
+
+/// How often `service_stats` is refreshed, in milliseconds; 0 for never.
+pub fn refresh_interval_ms() -> i32 {
+    REFRESH_INTERVAL_MS.load(Ordering::Relaxed)
 }
 
 /// How long after its `last_seen` a device counts as online, in microseconds.

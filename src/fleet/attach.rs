@@ -7,6 +7,7 @@ use crate::pg::name::Name;
 use crate::pg::query::{Param, execute, select, select_latest};
 use crate::pg::relation::{LockedRelation, base_type, lock};
 use crate::pg::scan::{Seen, find_relation};
+use crate::pg::shared::announce_at_commit;
 use crate::version;
 use pgrx::PgRelation;
 use pgrx::pg_sys;
@@ -122,6 +123,8 @@ pub fn attach_as(request: &AttachRequest) {
             ],
         );
     });
+    // The first refresh need not wait for its turn.
+    announce_at_commit();
 }
 
 /// Lets the fleet go: its statistics end, its tables and rows stay as they are.

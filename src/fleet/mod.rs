@@ -7,13 +7,18 @@ mod create;
 mod figures;
 mod oracle;
 
-pub use clock::{Timestamp, timestamp};
+pub use clock::{Timestamp, iso, timestamp};
 
 use crate::access::caller_grants;
 use crate::error::UserError;
 use crate::pg::scan::Seen;
 use pgrx::prelude::*;
 use serde_json::Value;
+
+/// Whether there is a fleet to count.
+pub fn is_attached() -> bool {
+    attachment::read(Seen::Statement).is_some()
+}
 
 fn may_read() -> bool {
     caller_grants().hold("stats", "view")

@@ -90,3 +90,9 @@ pub fn as_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     }
     result
 }
+
+/// The database that this process is connected to.
+pub fn database() -> pg_sys::Oid {
+    // SAFETY: reads a backend-local variable that is set at connection.
+    unsafe { pg_sys::MyDatabaseId }
+}

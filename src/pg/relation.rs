@@ -49,3 +49,12 @@ pub fn base_type(of: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a syscache look-up inside a transaction; raises when the type is gone.
     unsafe { pg_sys::getBaseType(of) }
 }
+
+/// Locks `relation` ROW EXCLUSIVE for writing until the transaction ends, unless somebody holds a lock against it:
+/// false then, or when it is gone.
+pub fn lock_for_writing_now(relation: pg_sys::Oid) -> bool {
+    // SAFETY: takes the lock and accepts the messages that came with it, or does nothing.
+    let locked =
+        unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
+    locked && lock(relation).is_some()
+}

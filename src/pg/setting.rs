@@ -1,7 +1,8 @@
 //! A setting that nobody sets and everybody may read: its value is computed when it is shown, as `is_superuser`'s is.
 
 use pgrx::pg_sys;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Defines a read-only setting whose value is what `show` gives: `show` returns a palloc'ed or static string.
 pub fn define(
@@ -53,4 +54,48 @@ pub fn read(name: &CStr) -> Option<Vec<u8>> {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
         (!value.is_null()).then(|| CStr::from_ptr(value).to_bytes().to_vec())
     }
+}
+
+/// Defines an interval of background work: milliseconds, at least a second, 0 for never. It changes on reload.
+pub fn define_interval(name: &'static CStr, description: &'static CStr, milliseconds: &'static AtomicI32) {
+    // SAFETY: every string and the variable are static; PostgreSQL writes the variable in the one thread of the backend.
+    unsafe {
+        pg_sys::DefineCustomIntVariable(
+            name.as_ptr(),
+            description.as_ptr(),
+            c"0 turns it off.".as_ptr(),
+            milliseconds.as_ptr(),
+            milliseconds.load(Ordering::Relaxed),
+            0,
+            i32::MAX,
+            pg_sys::GucContext::PGC_SIGHUP,
+            pg_sys::GUC_UNIT_MS as c_int,
+            Some(check_interval),
+            None,
+            None,
+        );
+    }
+}
+
+/// PostgreSQL asks whether a value will do.
+unsafe extern "C-unwind" fn check_interval(
+    value: *mut c_int,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes a valid pointer; the message is a string that it copies.
+    unsafe {
+        let acceptable = *value == 0 || *value >= 1000;
+        if !acceptable {
+            pg_sys::GUC_check_errdetail_string =
+                pg_sys::pstrdup(c"The interval is 0 (off) or at least 1s.".as_ptr());
+        }
+        acceptable
+    }
+}
+
+/// Keeps names that begin with `prefix.` for the settings defined so far, so that a misspelt one is told.
+pub fn reserve_prefix(prefix: &'static CStr) {
+    // SAFETY: a static string; called from _PG_init, after the settings.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
 }
