@@ -118,12 +118,10 @@ pub fn at_commit(hook: fn()) {
 
 extern "C-unwind" fn ended(event: pg_sys::XactEvent::Type, _argument: *mut core::ffi::c_void) {
     match event {
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
-            if AT_COMMIT.swap(false, Ordering::Relaxed) {
-                // SAFETY: one thread; written in `at_commit` before the flag was set.
-                unsafe { COMMITTED() };
-            }
-        }
+        // SAFETY: one thread; the hook was written in `at_commit` before the flag was set.
+        pg_sys::XactEvent::XACT_EVENT_COMMIT if AT_COMMIT.swap(false, Ordering::Relaxed) => unsafe {
+            COMMITTED()
+        },
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             AT_COMMIT.store(false, Ordering::Relaxed);
         }
