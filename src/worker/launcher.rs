@@ -1,12 +1,12 @@
 //! The launcher: finds the databases, gives each its turn, and keeps workers out of DDL's way.
 
+use super::job::{JOBS, Job};
 use super::outcome::Outcome;
 use super::refresher::Assignment;
-use super::schedule::{DatabaseId, LOOK_AGAIN, Schedule};
+use super::schedule::{DatabaseId, Intervals, LOOK_AGAIN, Schedule};
 use super::{LAUNCHER, WORKER};
 use crate::pg::background::{self, OnTerminate, Worker};
 use crate::pg::{databases, shared};
-use crate::settings;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::c_int;
@@ -20,6 +20,7 @@ const WATCH: Duration = Duration::from_millis(100);
 
 struct Running {
     database: DatabaseId,
+    job: Job,
     worker: Worker,
     terminated: bool,
 }
@@ -28,7 +29,6 @@ struct Launcher {
     schedule: Schedule,
     running: [Option<Running>; shared::WORKER_SLOTS],
     next_scan: Instant,
-    interval: Duration,
     slots_exhausted: bool,
 }
 
@@ -40,10 +40,9 @@ pub fn run() -> ! {
     log!("{} started", LAUNCHER.to_string_lossy());
 
     let mut launcher = Launcher {
-        schedule: Schedule::new(),
+        schedule: Schedule::new(intervals()),
         running: [const { None }; shared::WORKER_SLOTS],
         next_scan: Instant::now(),
-        interval: interval(),
         slots_exhausted: false,
     };
     while !background::shutdown_requested() {
@@ -61,33 +60,19 @@ extern "C-unwind" fn off_the_board(_code: c_int, _argument: pg_sys::Datum) {
     });
 }
 
-/// The refresh interval; longer than anybody waits when refreshing is off.
-fn interval() -> Duration {
-    match settings::refresh_interval_ms() {
-        0 => Duration::from_secs(365 * 24 * 3600),
-        milliseconds => Duration::from_millis(milliseconds as u64),
-    }
+fn intervals() -> Intervals {
+    JOBS.map(Job::interval)
 }
 
 impl Launcher {
     /// Does what is to be done now, and gives how long to wait.
     fn turn(&mut self) -> Duration {
-        self.take_configuration();
+        self.schedule.intervals_are(intervals());
         self.take_news();
         self.take_outcomes();
         self.step_aside();
-        if settings::refresh_interval_ms() != 0 {
-            self.start_due();
-        }
+        self.start_due();
         self.time_to_wait()
-    }
-
-    fn take_configuration(&mut self) {
-        let interval = interval();
-        if interval != self.interval {
-            self.interval = interval;
-            self.schedule.interval_is(interval);
-        }
     }
 
     fn take_news(&mut self) {
@@ -115,7 +100,7 @@ impl Launcher {
             let number = shared::write(|board| board.take_outcome(slot)).unwrap_or(0);
             let outcome = Outcome::from_number(number);
             let now = Instant::now();
-            if self.schedule.ended(running.database, outcome, running.terminated, self.interval, now) {
+            if self.schedule.ended(running.database, running.job, outcome, running.terminated, now) {
                 warn_of_versions(running.database);
             }
         }
@@ -134,19 +119,19 @@ impl Launcher {
     fn start_due(&mut self) {
         while let Some(slot) = self.free_slot() {
             let now = Instant::now();
-            let Some(database) = self.schedule.next(now) else {
+            let Some((database, job)) = self.schedule.next(now) else {
                 return;
             };
             if databases::is_claimed(pg_sys::Oid::from(database)) {
-                self.schedule.claimed(database, now);
+                self.schedule.claimed(database, job, now);
                 continue;
             }
             shared::write(|board| board.take_outcome(slot));
-            let assignment = Assignment { database, slot };
+            let assignment = Assignment { database, job, slot };
             match background::start(WORKER, assignment.to_argument()) {
                 Some(worker) => {
-                    self.running[slot] = Some(Running { database, worker, terminated: false });
-                    self.schedule.started(database, now);
+                    self.running[slot] = Some(Running { database, job, worker, terminated: false });
+                    self.schedule.started(database, job, now);
                     self.slots_are_free();
                 }
                 None => {
@@ -193,8 +178,7 @@ impl Launcher {
         let now = Instant::now();
         let busy = self.running.iter().flatten().next().is_some();
         let mut until = self.next_scan;
-        if settings::refresh_interval_ms() != 0
-            && self.free_slot().is_some()
+        if self.free_slot().is_some()
             && let Some(due) = self.schedule.next_due()
         {
             until = until.min(due);

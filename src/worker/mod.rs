@@ -3,6 +3,7 @@
 //! A worker that stayed connected would hold up DROP DATABASE and CREATE DATABASE … TEMPLATE; one that comes and goes is
 //! out of the way between ticks, and within one the launcher ends it when somebody wants the database for himself.
 
+mod job;
 mod launcher;
 mod outcome;
 mod refresher;

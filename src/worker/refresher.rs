@@ -1,16 +1,19 @@
-//! One tick in one database.
+//! One tick of one job in one database.
 
+use super::job::Job;
 use super::outcome::Outcome;
 use crate::pg::background::{self, OnTerminate};
 use crate::pg::{shared, transaction};
 use crate::{feed, settings, version};
 use pgrx::pg_sys;
 
-/// The database and the place to report to, packed into a background worker's one argument.
+/// The database, the job and the place to report to, packed into a background worker's one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assignment {
     /// The database's OID.
     pub database: u32,
+    /// What to do there.
+    pub job: Job,
     /// The slot in shared memory.
     pub slot: usize,
 }
@@ -18,12 +21,16 @@ pub struct Assignment {
 impl Assignment {
     /// As a background worker's argument.
     pub fn to_argument(self) -> u64 {
-        (self.slot as u64) << 32 | u64::from(self.database)
+        (self.job.index() as u64) << 48 | (self.slot as u64) << 32 | u64::from(self.database)
     }
 
     /// From a background worker's argument.
     pub fn from_argument(argument: u64) -> Self {
-        Self { database: argument as u32, slot: (argument >> 32) as usize }
+        Self {
+            database: argument as u32,
+            slot: (argument >> 32) as usize & 0xFFFF,
+            job: Job::at((argument >> 48) as usize),
+        }
     }
 }
 
@@ -31,7 +38,7 @@ impl Assignment {
 pub fn run(assignment: Assignment) {
     background::begin(OnTerminate::EndQuery, Some(pg_sys::Oid::from(assignment.database)));
     pin_settings();
-    let outcome = transaction::transaction(tick);
+    let outcome = transaction::transaction(|| tick(assignment.job));
     shared::write(|board| board.report(assignment.slot, outcome.to_number()));
 }
 
@@ -51,24 +58,30 @@ fn pin_settings() {
     }
 }
 
-fn tick() -> Outcome {
+fn tick(job: Job) -> Outcome {
     match version::installed() {
         None => return Outcome::Absent,
         Some(version) if version != version::LIBRARY => return Outcome::VersionDiffers,
         Some(_) => {}
     }
-    // A refresh that takes ten intervals is not one: better told than waited for.
-    let limit = settings::refresh_interval_ms().saturating_mul(10).max(10_000);
-    if feed::tick(limit) { Outcome::Done } else { Outcome::SteppedAside }
+    let done = match job {
+        Job::Refresh => feed::tick(refresh_limit_ms()),
+    };
+    if done { Outcome::Done } else { Outcome::SteppedAside }
+}
+
+/// A refresh that takes ten intervals is not one: better told than waited for.
+fn refresh_limit_ms() -> i32 {
+    settings::refresh_interval_ms().saturating_mul(10).max(10_000)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Assignment;
+    use super::{Assignment, Job};
 
     #[test]
     fn an_assignment_survives_the_trip() {
-        let assignment = Assignment { database: u32::MAX, slot: 3 };
+        let assignment = Assignment { database: u32::MAX, job: Job::Refresh, slot: 3 };
         assert_eq!(Assignment::from_argument(assignment.to_argument()), assignment);
     }
 }

@@ -1,5 +1,6 @@
-//! When each database has its next turn. Pure: moments in, decisions out.
+//! When each job of each database has its next turn. Pure: moments in, decisions out.
 
+use super::job::{JOBS, Job};
 use super::outcome::Outcome;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,40 +18,54 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// A database, by OID.
 pub type DatabaseId = u32;
 
+/// How often each job runs; `None` for never.
+pub type Intervals = [Option<Duration>; JOBS.len()];
+
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    due: Instant,
+    last_start: Instant,
+    running: bool,
+    again: bool,
+}
+
 #[derive(Debug)]
 struct Database {
-    due: Instant,
-    running: bool,
-    announced_meanwhile: bool,
+    turns: [Turn; JOBS.len()],
+    /// Until a worker has said so, a database is taken to be without the extension: one job at a time looks at it.
     installed: bool,
-    last_start: Instant,
     version_differs: bool,
+}
+
+impl Database {
+    fn is_running(&self) -> bool {
+        self.turns.iter().any(|turn| turn.running)
+    }
 }
 
 /// The turns of all databases.
 #[derive(Debug)]
 pub struct Schedule {
     databases: BTreeMap<DatabaseId, Database>,
+    intervals: Intervals,
     backoff: Duration,
     not_before: Option<Instant>,
 }
 
 impl Schedule {
     /// A schedule of no database.
-    pub fn new() -> Self {
-        Self { databases: BTreeMap::new(), backoff: FIRST_BACKOFF, not_before: None }
+    pub fn new(intervals: Intervals) -> Self {
+        Self { databases: BTreeMap::new(), intervals, backoff: FIRST_BACKOFF, not_before: None }
     }
 
     /// These are the databases that there are: new ones are due at once, and those that are gone are forgotten.
     pub fn databases_are(&mut self, present: &[DatabaseId], now: Instant) {
-        self.databases.retain(|id, database| database.running || present.contains(id));
+        self.databases.retain(|id, database| database.is_running() || present.contains(id));
+        let turn = Turn { due: now, last_start: now, running: false, again: false };
         for id in present {
             self.databases.entry(*id).or_insert(Database {
-                due: now,
-                running: false,
-                announced_meanwhile: false,
+                turns: [turn; JOBS.len()],
                 installed: false,
-                last_start: now,
                 version_differs: false,
             });
         }
@@ -60,41 +75,71 @@ impl Schedule {
     pub fn announced(&mut self, id: Option<DatabaseId>, now: Instant) {
         for (_, database) in self.databases.iter_mut().filter(|(known, _)| id.is_none_or(|id| id == **known))
         {
-            database.due = now;
-            database.announced_meanwhile = database.running;
+            for turn in &mut database.turns {
+                turn.due = now;
+                turn.again = turn.running;
+            }
         }
     }
 
-    /// The interval has changed: nobody waits longer than the new one.
-    pub fn interval_is(&mut self, interval: Duration) {
+    /// The intervals may have changed: nobody waits longer than the new ones.
+    pub fn intervals_are(&mut self, intervals: Intervals) {
+        if self.intervals == intervals {
+            return;
+        }
+        self.intervals = intervals;
         for database in self.databases.values_mut().filter(|database| database.installed) {
-            database.due = database.due.min(database.last_start + interval);
+            for (turn, interval) in database.turns.iter_mut().zip(intervals) {
+                if let Some(interval) = interval {
+                    turn.due = turn.due.min(turn.last_start + interval);
+                }
+            }
         }
     }
 
-    /// The database whose turn it is: of those that are due, the one that has waited longest.
-    pub fn next(&self, now: Instant) -> Option<DatabaseId> {
+    /// Whose turn may come at all, and when: every job that is on, or for a database without the extension the first of
+    /// them, which looks.
+    fn turns(&self) -> impl Iterator<Item = (Instant, DatabaseId, Job)> {
+        let on = |job: &Job| self.intervals[job.index()].is_some();
+        self.databases.iter().flat_map(move |(id, database)| {
+            let looking = !database.installed;
+            let jobs = JOBS.into_iter().filter(on).take(if looking { 1 } else { JOBS.len() });
+            jobs.filter(
+                move |job| {
+                    if looking { !database.is_running() } else { !database.turns[job.index()].running }
+                },
+            )
+            .map(move |job| (database.turns[job.index()].due, *id, job))
+        })
+    }
+
+    /// The job whose turn it is: of those that are due, the one that has waited longest.
+    pub fn next(&self, now: Instant) -> Option<(DatabaseId, Job)> {
         if self.not_before.is_some_and(|moment| now < moment) {
             return None;
         }
-        let due = self.databases.iter().filter(|(_, database)| !database.running && database.due <= now);
-        due.min_by_key(|(_, database)| database.due).map(|(id, _)| *id)
+        let due = self.turns().filter(|(due, ..)| *due <= now).min_by_key(|(due, ..)| *due)?;
+        Some((due.1, due.2))
+    }
+
+    fn turn(&mut self, id: DatabaseId, job: Job) -> Option<&mut Turn> {
+        self.databases.get_mut(&id).map(|database| &mut database.turns[job.index()])
     }
 
     /// A worker was started.
-    pub fn started(&mut self, id: DatabaseId, now: Instant) {
+    pub fn started(&mut self, id: DatabaseId, job: Job, now: Instant) {
         self.backoff = FIRST_BACKOFF;
         self.not_before = None;
-        if let Some(database) = self.databases.get_mut(&id) {
-            database.running = true;
-            database.last_start = now;
+        if let Some(turn) = self.turn(id, job) {
+            turn.running = true;
+            turn.last_start = now;
         }
     }
 
-    /// The database is claimed by DDL: it is passed over for a moment.
-    pub fn claimed(&mut self, id: DatabaseId, now: Instant) {
-        if let Some(database) = self.databases.get_mut(&id) {
-            database.due = now + ASIDE;
+    /// The database is claimed by DDL: the job is passed over for a moment.
+    pub fn claimed(&mut self, id: DatabaseId, job: Job, now: Instant) {
+        if let Some(turn) = self.turn(id, job) {
+            turn.due = now + ASIDE;
         }
     }
 
@@ -108,34 +153,39 @@ impl Schedule {
     pub fn ended(
         &mut self,
         id: DatabaseId,
+        job: Job,
         outcome: Outcome,
         was_terminated: bool,
-        interval: Duration,
         now: Instant,
     ) -> bool {
+        let interval = self.intervals[job.index()].unwrap_or(LOOK_AGAIN);
         let Some(database) = self.databases.get_mut(&id) else {
             return false;
         };
-        database.running = false;
+        let was_installed = database.installed;
         database.installed = match outcome {
             Outcome::Absent => false,
             Outcome::Done | Outcome::SteppedAside | Outcome::VersionDiffers => true,
-            Outcome::Died => database.installed,
+            Outcome::Died => was_installed,
         };
+        if database.installed && !was_installed {
+            // The other jobs have waited for somebody to look.
+            for turn in &mut database.turns {
+                turn.due = now;
+            }
+        }
+        let turn = &mut database.turns[job.index()];
+        turn.running = false;
         let next = match outcome {
             Outcome::Absent => now + LOOK_AGAIN,
             Outcome::SteppedAside => now + ASIDE,
             Outcome::Died if was_terminated => now + ASIDE,
             // Not before a second has passed, however long the tick took.
             Outcome::Done | Outcome::VersionDiffers | Outcome::Died => {
-                (database.last_start + interval).max(now + ASIDE.min(interval))
+                (turn.last_start + interval).max(now + ASIDE.min(interval))
             }
         };
-        if std::mem::take(&mut database.announced_meanwhile) {
-            database.due = now;
-        } else {
-            database.due = next;
-        }
+        turn.due = if std::mem::take(&mut turn.again) { now } else { next };
         let differs = outcome == Outcome::VersionDiffers;
         let news = differs && !database.version_differs;
         if matches!(outcome, Outcome::Done | Outcome::Absent | Outcome::VersionDiffers) {
@@ -146,146 +196,10 @@ impl Schedule {
 
     /// When somebody is due next; `None` when nobody ever is.
     pub fn next_due(&self) -> Option<Instant> {
-        let due = self
-            .databases
-            .values()
-            .filter(|database| !database.running)
-            .map(|database| database.due)
-            .min()?;
+        let due = self.turns().map(|(due, ..)| due).min()?;
         Some(self.not_before.map_or(due, |moment| due.max(moment)))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    fn seconds(count: u64) -> Duration {
-        Duration::from_secs(count)
-    }
-
-    /// Runs what is due at `now` to its end, and gives whose turn it was.
-    fn tick(schedule: &mut Schedule, outcome: Outcome, now: Instant) -> Option<DatabaseId> {
-        let id = schedule.next(now)?;
-        schedule.started(id, now);
-        schedule.ended(id, outcome, false, MINUTE, now);
-        Some(id)
-    }
-
-    #[test]
-    fn a_new_database_is_due_at_once_and_then_every_interval() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new();
-        schedule.databases_are(&[5], start);
-        assert_eq!(tick(&mut schedule, Outcome::Done, start), Some(5));
-        assert_eq!(tick(&mut schedule, Outcome::Done, start + seconds(59)), None);
-        assert_eq!(schedule.next_due(), Some(start + MINUTE));
-        assert_eq!(tick(&mut schedule, Outcome::Done, start + MINUTE), Some(5));
-    }
-
-    #[test]
-    fn who_waited_longest_comes_first() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new();
-        schedule.databases_are(&[9], start);
-        schedule.databases_are(&[9, 1], start + seconds(1));
-        let now = start + seconds(2);
-        assert_eq!(tick(&mut schedule, Outcome::Done, now), Some(9));
-        assert_eq!(tick(&mut schedule, Outcome::Done, now), Some(1));
-        assert_eq!(tick(&mut schedule, Outcome::Done, now), None);
-    }
-
-    #[test]
-    fn a_running_database_has_no_second_worker() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new();
-        schedule.databases_are(&[5], start);
-        schedule.started(5, start);
-        schedule.announced(Some(5), start);
-        assert_eq!(schedule.next(start + MINUTE), None);
-        // It is not forgotten while it runs, and what was announced meanwhile is looked at right after.
-        schedule.databases_are(&[], start);
-        schedule.ended(5, Outcome::Absent, false, MINUTE, start + seconds(1));
-        assert_eq!(schedule.next(start + seconds(1)), Some(5));
-        schedule.databases_are(&[], start + seconds(2));
-        assert_eq!(schedule.next_due(), None);
-    }
-
-    #[test]
-    fn no_slot_backs_off_up_to_a_minute_and_forgives() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new();
-        schedule.databases_are(&[5], start);
-        let mut now = start;
-        for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert_eq!(schedule.next(now), Some(5));
-            schedule.no_slot(now);
-            assert_eq!(schedule.next_due(), Some(now + seconds(wait)));
-            now += seconds(wait);
-        }
-        assert_eq!(tick(&mut schedule, Outcome::Done, now), Some(5));
-        schedule.no_slot(now);
-        assert_eq!(schedule.next_due(), Some(now + MINUTE));
-        assert_eq!(schedule.next(now + MINUTE), Some(5));
-    }
-
-    #[test]
-    fn without_the_extension_a_look_a_minute_until_announced() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new();
-        schedule.databases_are(&[5, 6], start);
-        assert!(tick(&mut schedule, Outcome::Absent, start).is_some());
-        assert!(tick(&mut schedule, Outcome::Absent, start).is_some());
-        assert_eq!(schedule.next(start + seconds(59)), None);
-        schedule.interval_is(seconds(1));
-        assert_eq!(schedule.next(start + seconds(59)), None);
-        schedule.announced(Some(6), start + seconds(2));
-        assert_eq!(schedule.next(start + seconds(2)), Some(6));
-        schedule.announced(None, start + seconds(3));
-        assert_eq!(tick(&mut schedule, Outcome::Done, start + seconds(3)), Some(6));
-        assert_eq!(tick(&mut schedule, Outcome::Done, start + seconds(3)), Some(5));
-    }
-
-    #[test]
-    fn a_shorter_interval_counts_at_once() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new();
-        schedule.databases_are(&[5], start);
-        tick(&mut schedule, Outcome::Done, start);
-        schedule.interval_is(seconds(2));
-        assert_eq!(schedule.next_due(), Some(start + seconds(2)));
-    }
-
-    #[test]
-    fn stepping_aside_costs_a_second_and_dying_a_tick() {
-        let start = Instant::now();
-        for (outcome, was_terminated, wait) in [
-            (Outcome::SteppedAside, false, seconds(1)),
-            (Outcome::Died, true, seconds(1)),
-            (Outcome::Died, false, MINUTE),
-        ] {
-            let mut schedule = Schedule::new();
-            schedule.databases_are(&[5], start);
-            schedule.started(5, start);
-            schedule.ended(5, outcome, was_terminated, MINUTE, start);
-            assert_eq!(schedule.next_due(), Some(start + wait), "{outcome:?}");
-        }
-    }
-
-    #[test]
-    fn versions_that_differ_are_news_once() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new();
-        schedule.databases_are(&[5], start);
-        let mut news = |outcome| {
-            schedule.started(5, start);
-            schedule.ended(5, outcome, false, MINUTE, start)
-        };
-        assert!(news(Outcome::VersionDiffers));
-        assert!(!news(Outcome::VersionDiffers));
-        assert!(!news(Outcome::Done));
-        assert!(news(Outcome::VersionDiffers));
-    }
-}
+mod tests;
