@@ -14,12 +14,28 @@ static ONLINE_WINDOW_MS: GucSetting<i32> = GucSetting::<i32>::new(5 * 60 * 1000)
 /// Ten fit on a dashboard; a hundred still keep a snapshot far below Realtime's limit for a record.
 static TOP_N: GucSetting<i32> = GucSetting::<i32>::new(10);
 
+/// Five seconds: what stands between the seal and now is read at each call, and a tick costs a process.
+static SEAL_INTERVAL_MS: AtomicI32 = AtomicI32::new(5_000);
+
+/// Five seconds: an entry that is written within this after it happened costs its writer nothing.
+static SEAL_LAG_MS: AtomicI32 = AtomicI32::new(5_000);
+
 /// Defines the settings. The two that decide what every reader sees are for superusers to change.
 pub fn register() {
     setting::define_interval(
         c"busymate_stats.refresh_interval",
         c"How often the background worker refreshes service_stats.",
         &REFRESH_INTERVAL_MS,
+    );
+    setting::define_interval(
+        c"busymate_stats.seal_interval",
+        c"How often the background worker moves the seal forward.",
+        &SEAL_INTERVAL_MS,
+    );
+    setting::define_milliseconds(
+        c"busymate_stats.seal_lag",
+        c"How far the seal stays behind the clock: later entries cost their writer a row.",
+        &SEAL_LAG_MS,
     );
     GucRegistry::define_int_guc(
         c"busymate_stats.online_window",
@@ -46,6 +62,16 @@ pub fn register() {
 /// How often `service_stats` is refreshed, in milliseconds; 0 for never.
 pub fn refresh_interval_ms() -> i32 {
     REFRESH_INTERVAL_MS.load(Ordering::Relaxed)
+}
+
+/// How often the seal is moved, in milliseconds; 0 for never.
+pub fn seal_interval_ms() -> i32 {
+    SEAL_INTERVAL_MS.load(Ordering::Relaxed)
+}
+
+/// How far the seal stays behind the clock, in microseconds.
+pub fn seal_lag_us() -> i64 {
+    i64::from(SEAL_LAG_MS.load(Ordering::Relaxed)) * 1000
 }
 
 /// How long after its `last_seen` a device counts as online, in microseconds.

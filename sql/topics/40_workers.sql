@@ -5,7 +5,9 @@ create table busymate_stats.feed_health (
     last_refresh timestamptz,
     duration interval,
     last_error text,
-    error_since timestamptz
+    error_since timestamptz,
+    note text,
+    note_since timestamptz
 ) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
         autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
 comment on table busymate_stats.feed_health is 'How the last refresh of each feed ended. Read it through health.';
@@ -14,6 +16,8 @@ comment on column busymate_stats.feed_health.last_refresh is 'When it was last r
 comment on column busymate_stats.feed_health.duration is 'How long that took.';
 comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
+comment on column busymate_stats.feed_health.note is 'Why the last tick could do no more, where that is no error.';
+comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
 
 create function busymate_stats.restore_publications() returns void
     language plpgsql
@@ -40,7 +44,8 @@ comment on function busymate_stats.announce() is
 create view busymate_stats.health with (security_barrier = true) as
     with launcher as (
         select pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb as state,
-               pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval
+               pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval,
+               pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval
          -- has_capability loads the library, which defines the settings.
          where public.has_capability('stats', 'view')
             or public.has_capability('status', 'view')
@@ -84,11 +89,27 @@ create view busymate_stats.health with (security_barrier = true) as
      cross join facts
       left join busymate_stats.feed_health kept on kept.feed = 'stats'
     union all
-    select 'seal', null, null, null, null, false,
+    select 'seal', kept.last_refresh, pg_catalog.clock_timestamp() - kept.last_refresh, null, kept.last_error,
+           case when not facts.attached or launcher.seal_interval = interval '0' then false
+                else coalesce(kept.last_refresh < pg_catalog.clock_timestamp() - 3 * launcher.seal_interval, true)
+           end,
            (launcher.state ->> 'preloaded')::boolean,
            launcher.state ->> 'launcher_pid' is not null,
-           pg_catalog.jsonb_build_object('sealed', false, 'reason', 'every figure comes from the plain query')
+           pg_catalog.jsonb_build_object(
+               'sealed', sealed.boundary is not null and marked.reason is null and kept.note is null,
+               'boundary', sealed.boundary,
+               'rows_sealed', sealed.total,
+               'reason', coalesce(marked.reason, kept.note),
+               'since', coalesce(marked.made_at, kept.note_since),
+               'error_since', kept.error_since,
+               'seal_interval', launcher.seal_interval)
       from launcher
+     cross join facts
+      left join busymate_stats.feed_health kept on kept.feed = 'seal'
+      left join (select s.boundary, s.total from busymate_stats.seal_state s
+                  where s.boundary = s.goal order by s.version desc limit 1) sealed on true
+      left join (select m.reason, m.made_at from busymate_stats.seal_markers m
+                  order by m.made_at limit 1) marked on true
     union all
     -- Nobody of ours writes this feed yet: its age is told, no staleness.
     select 'status', written.updated_at, pg_catalog.clock_timestamp() - written.updated_at, null, null, false,

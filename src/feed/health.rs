@@ -1,7 +1,10 @@
 //! How each feed fares, for the view `health`, and for the log when it changes.
 
 use crate::fleet::Timestamp;
+use crate::fleet::sealed::sealer;
 use crate::pg::query::{Param, execute, select_latest};
+use crate::pg::relation::lock_for_writing_now;
+use crate::pg::scan::find_relation;
 use crate::pg::transaction::Failure;
 use pgrx::prelude::*;
 use std::time::Duration;
@@ -66,6 +69,32 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
         (Some(_), Ok(_)) => log!("busymate_stats refreshes the {feed} feed again"),
         _ => {}
     }
+}
+
+/// Keeps how a tick of the sealer ended: well, with a reason why no more could be done, or with an error. False when our
+/// table is locked against writing.
+pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {
+    if !find_relation("busymate_stats", "feed_health").is_some_and(lock_for_writing_now) {
+        return false;
+    }
+    match result {
+        Ok(reason) => {
+            let reason = reason.clone().or_else(sealer::progress);
+            execute(
+                "insert into busymate_stats.feed_health as kept (feed, last_refresh, note, note_since)
+                 values ('seal', pg_catalog.clock_timestamp(), nullif($1, ''),
+                         case when $1 <> '' then pg_catalog.clock_timestamp() end)
+                 on conflict (feed) do update
+                    set last_refresh = excluded.last_refresh, note = excluded.note,
+                        note_since = case when excluded.note is null then null
+                                          else coalesce(kept.note_since, excluded.note_since) end,
+                        last_error = null, error_since = null",
+                &[Param::Text(reason.as_deref().unwrap_or_default())],
+            );
+        }
+        Err(failure) => record_and_log("seal", &Err(failure.clone())),
+    }
+    true
 }
 
 fn describe(failure: &Failure) -> String {

@@ -3,4 +3,5 @@
 mod health;
 mod stats;
 
+pub use health::note_seal;
 pub use stats::tick;

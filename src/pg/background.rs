@@ -187,6 +187,12 @@ pub fn wait(milliseconds: i64) {
     }
 }
 
+/// Ends the process here when it was asked to end, and answers to barriers.
+pub fn serve_interrupts() {
+    // SAFETY: called between transactions, with no lock held.
+    pg_sys::check_for_interrupts!();
+}
+
 /// This process.
 pub fn my_pid() -> i32 {
     // SAFETY: a backend-local variable, set at the start of every process.

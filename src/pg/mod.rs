@@ -2,6 +2,7 @@
 //! Each block states the precondition it rests on. Nothing here knows what the extension is about.
 #![allow(unsafe_code)]
 
+pub mod append;
 pub mod background;
 pub mod databases;
 pub mod identity;
@@ -13,6 +14,7 @@ pub mod scan;
 pub mod setting;
 pub mod shared;
 pub mod transaction;
+pub mod transition;
 
 /// PostgreSQL's name and text arguments end with a NUL byte; what comes from a datum has none inside.
 /// A NUL cuts the string short, as it does everywhere in PostgreSQL.

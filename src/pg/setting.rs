@@ -58,19 +58,38 @@ pub fn read(name: &CStr) -> Option<Vec<u8>> {
 
 /// Defines an interval of background work: milliseconds, at least a second, 0 for never. It changes on reload.
 pub fn define_interval(name: &'static CStr, description: &'static CStr, milliseconds: &'static AtomicI32) {
+    define_int(name, description, c"0 turns it off.", milliseconds, Some(check_interval));
+}
+
+/// Defines a length of time in milliseconds. It changes on reload.
+pub fn define_milliseconds(
+    name: &'static CStr,
+    description: &'static CStr,
+    milliseconds: &'static AtomicI32,
+) {
+    define_int(name, description, c"", milliseconds, None);
+}
+
+fn define_int(
+    name: &'static CStr,
+    description: &'static CStr,
+    more: &'static CStr,
+    milliseconds: &'static AtomicI32,
+    check: pg_sys::GucIntCheckHook,
+) {
     // SAFETY: every string and the variable are static; PostgreSQL writes the variable in the one thread of the backend.
     unsafe {
         pg_sys::DefineCustomIntVariable(
             name.as_ptr(),
             description.as_ptr(),
-            c"0 turns it off.".as_ptr(),
+            more.as_ptr(),
             milliseconds.as_ptr(),
             milliseconds.load(Ordering::Relaxed),
             0,
             i32::MAX,
             pg_sys::GucContext::PGC_SIGHUP,
             pg_sys::GUC_UNIT_MS as c_int,
-            Some(check_interval),
+            check,
             None,
             None,
         );

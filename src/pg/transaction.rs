@@ -11,13 +11,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Runs `work` in a transaction of its own, with a snapshot. An error inside ends the process, as everywhere in a
 /// background worker: what may fail goes into [`attempt`].
 pub fn transaction<R>(work: impl FnOnce() -> R) -> R {
+    prepared_transaction(|| (), |()| work())
+}
+
+/// Like [`transaction`]; what `prepare` does comes before the snapshot: taking locks, so that what they protect is as
+/// the snapshot sees it.
+pub fn prepared_transaction<P, R>(prepare: impl FnOnce() -> P, work: impl FnOnce(P) -> R) -> R {
     // SAFETY: called between transactions of a process that is connected to a database.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
-    let result = work();
+    let prepared = prepare();
+    // SAFETY: inside the transaction begun above.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = work(prepared);
     // SAFETY: pops the snapshot pushed above, and commits the transaction begun above.
     unsafe {
         pg_sys::PopActiveSnapshot();

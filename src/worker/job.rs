@@ -8,10 +8,12 @@ use std::time::Duration;
 pub enum Job {
     /// Refresh `service_stats`.
     Refresh,
+    /// Move the seal forward.
+    Seal,
 }
 
 /// Every job. The first that is on looks whether a database has the extension.
-pub const JOBS: [Job; 1] = [Job::Refresh];
+pub const JOBS: [Job; 2] = [Job::Refresh, Job::Seal];
 
 impl Job {
     /// Its place among [`JOBS`].
@@ -28,6 +30,7 @@ impl Job {
     pub fn interval(self) -> Option<Duration> {
         let milliseconds = match self {
             Job::Refresh => settings::refresh_interval_ms(),
+            Job::Seal => settings::seal_interval_ms(),
         };
         (milliseconds > 0).then(|| Duration::from_millis(milliseconds as u64))
     }

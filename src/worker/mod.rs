@@ -8,6 +8,7 @@ mod launcher;
 mod outcome;
 mod refresher;
 mod schedule;
+mod sealing;
 
 use crate::pg::background::{self, Mains};
 use crate::pg::{setting, shared};

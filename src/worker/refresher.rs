@@ -2,6 +2,7 @@
 
 use super::job::Job;
 use super::outcome::Outcome;
+use super::sealing;
 use crate::pg::background::{self, OnTerminate};
 use crate::pg::{shared, transaction};
 use crate::{feed, settings, version};
@@ -38,7 +39,13 @@ impl Assignment {
 pub fn run(assignment: Assignment) {
     background::begin(OnTerminate::EndQuery, Some(pg_sys::Oid::from(assignment.database)));
     pin_settings();
-    let outcome = transaction::transaction(|| tick(assignment.job));
+    let mut outcome = transaction::transaction(presence);
+    if outcome == Outcome::Done {
+        outcome = match assignment.job {
+            Job::Refresh => transaction::transaction(refresh),
+            Job::Seal => sealing::run(),
+        };
+    }
     shared::write(|board| board.report(assignment.slot, outcome.to_number()));
 }
 
@@ -58,16 +65,17 @@ fn pin_settings() {
     }
 }
 
-fn tick(job: Job) -> Outcome {
+/// Whether the extension is there, in the library's version.
+fn presence() -> Outcome {
     match version::installed() {
-        None => return Outcome::Absent,
-        Some(version) if version != version::LIBRARY => return Outcome::VersionDiffers,
-        Some(_) => {}
+        None => Outcome::Absent,
+        Some(version) if version != version::LIBRARY => Outcome::VersionDiffers,
+        Some(_) => Outcome::Done,
     }
-    let done = match job {
-        Job::Refresh => feed::tick(refresh_limit_ms()),
-    };
-    if done { Outcome::Done } else { Outcome::SteppedAside }
+}
+
+fn refresh() -> Outcome {
+    if feed::tick(refresh_limit_ms()) { Outcome::Done } else { Outcome::SteppedAside }
 }
 
 /// A refresh that takes ten intervals is not one: better told than waited for.
