@@ -1,7 +1,7 @@
 //! Figures from what is sealed: the counts, the late changes, and the rows between the sealed windows and those asked
 //! for. All under the caller's own snapshot, whatever it is.
 
-use super::counts::{Changes, Counts, KeyCounts, add};
+use super::counts::{Changes, Counts, add};
 use super::rows::Rows;
 use super::sealer::late_changes;
 use super::state::{State, fingerprint, load_keys, marker};
@@ -15,6 +15,8 @@ use crate::pg::relation::LockedRelation;
 use crate::pg::scan::{Seen, find_relation};
 use crate::settings;
 use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// An answer further away from the boundary than this is not worth correcting.
 const NEAR: i64 = HOUR;
@@ -43,16 +45,9 @@ pub fn read_entries(
         .filter(|class| class.count != 0)
         .collect();
 
-    let mut keys = None;
     let n = settings::top_n() as usize;
-    let hosts = top(&state.maps.hosts, n, &changes.hosts, || {
-        let keys = keys.get_or_insert_with(|| as_owner(own, || load_keys(state.version).0));
-        sum(&keys.hosts, &changes.hosts)
-    });
-    let devices = top(&state.maps.devices, n, &changes.devices, || {
-        let keys: &KeyCounts = keys.get_or_insert_with(|| as_owner(own, || load_keys(state.version).0));
-        sum(&keys.devices, &changes.devices)
-    });
+    let hosts = top(&state.maps.hosts, n, &changes.hosts, || keys_at(&state, own).hosts.clone());
+    let devices = top(&state.maps.devices, n, &changes.devices, || keys_at(&state, own).devices.clone());
     figures.top_domains = counts(hosts);
     Ok(counts(devices))
 }
@@ -131,8 +126,48 @@ fn sum(sealed: &Counts, changes: &Counts) -> Counts {
     sum
 }
 
-fn top(list: &TopList, n: usize, changes: &Counts, all: impl FnOnce() -> Counts) -> Vec<(String, i64)> {
-    list.top(n, changes).unwrap_or_else(|| top_of(&all(), n))
+/// A top list: from the list where it can tell, else with every key at hand.
+fn top(list: &TopList, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllKeys>) -> Vec<(String, i64)> {
+    list.top(n, changes, None).unwrap_or_else(|| {
+        let all = all();
+        let known = all.list.top(n, changes, Some(&all.counts));
+        known.unwrap_or_else(|| top_of(&sum(&all.counts, changes), n))
+    })
+}
+
+/// Every key of hosts or of devices in one version of the state, and the list made of them.
+struct AllKeys {
+    counts: Counts,
+    list: TopList,
+}
+
+struct KeysAt {
+    /// The table, the version and its boundary: a version's number alone comes again after a detach.
+    of: (pg_sys::Oid, i64, Timestamp),
+    hosts: Rc<AllKeys>,
+    devices: Rc<AllKeys>,
+}
+
+/// More keys than this are not kept in the backend.
+const KEPT_KEYS: usize = 500_000;
+
+thread_local! {
+    /// A version never changes, so a backend may keep what it has read of it.
+    static KEYS: RefCell<Option<Rc<KeysAt>>> = const { RefCell::new(None) };
+}
+
+fn keys_at(state: &State, own: pg_sys::Oid) -> Rc<KeysAt> {
+    let table = find_relation("busymate_stats", "seal_keys").unwrap_or(pg_sys::InvalidOid);
+    let of = (table, state.version, state.boundary);
+    if let Some(kept) = KEYS.with_borrow(|kept| kept.clone().filter(|kept| kept.of == of)) {
+        return kept;
+    }
+    let keys = as_owner(own, || load_keys(state.version).0);
+    let count = keys.hosts.len() + keys.devices.len();
+    let all = |counts: Counts| Rc::new(AllKeys { list: TopList::of(&counts), counts });
+    let read = Rc::new(KeysAt { of, hosts: all(keys.hosts), devices: all(keys.devices) });
+    KEYS.set((count <= KEPT_KEYS).then(|| Rc::clone(&read)));
+    read
 }
 
 fn counts(keys: Vec<(String, i64)>) -> Vec<Count> {

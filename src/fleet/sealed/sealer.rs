@@ -26,7 +26,7 @@ const QUICK: Duration = Duration::from_millis(100);
 const SLOW: Duration = Duration::from_millis(300);
 
 /// Differences after which every key is written anew.
-const DIFFERENCES: usize = 60;
+const DIFFERENCES: i64 = 60;
 
 /// How a step went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,20 +199,19 @@ fn keep_keys(state: &mut State, changes: Changes, reset: bool) {
         store_keys(state.version, true, &KeyCounts::default());
         return;
     }
-    let differences: i64 =
-        select("select count(*) from busymate_stats.seal_keys where not base", &[], |row| row.int(1))
-            .pop()
-            .unwrap_or(0);
     let worn = state.maps.hosts.is_worn() || state.maps.devices.is_worn();
-    if !worn && differences < DIFFERENCES as i64 {
+    let differences: i64 =
+        select_one("select count(*) from busymate_stats.seal_keys where not base", &[], |row| row.int(1));
+    let base = differences >= DIFFERENCES;
+    if !worn && !base {
         store_keys(state.version, false, &difference);
         return;
     }
-    let (mut keys, _) = load_keys(state.version);
+    let mut keys = load_keys(state.version).0;
     keys.apply(&difference);
     state.maps.hosts = TopList::of(&keys.hosts);
     state.maps.devices = TopList::of(&keys.devices);
-    store_keys(state.version, true, &keys);
+    store_keys(state.version, base, if base { &keys } else { &difference });
 }
 
 /// The late changes that this snapshot sees, to rows before `boundary`.

@@ -1,8 +1,8 @@
 //! The busiest keys, kept exact without keeping every key at hand. Pure.
 //!
-//! A list holds the most frequent keys with their counts, and a ceiling: no key outside of it occurs more often. Changes
-//! move the counts in the list and raise the ceiling; as long as the ceiling stays below what is asked for, the list
-//! alone answers. When it does not, every key must be counted again.
+//! A list holds the most frequent keys with their counts, and a limit: every key outside of it ranks after that. Changes
+//! move the counts in the list and raise the limit; as long as the limit stays behind what is asked for, the list alone
+//! answers. When it does not, the keys outside must be looked at.
 
 use super::counts::Counts;
 use serde::{Deserialize, Serialize};
@@ -15,14 +15,17 @@ const FRESH: usize = 400;
 /// A list that cannot answer for this many keys is worn out.
 const NEEDED: usize = 128;
 
+/// A place in the order of keys: more frequent first, then by the bytes of the key, as `COLLATE "C"` does.
+type Rank<'a> = (Reverse<i64>, &'a str);
+
 /// The busiest keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopList {
     listed: HashMap<String, i64>,
-    ceiling: i64,
+    /// Every key that is not listed ranks after this count and key; `None` when every key is listed.
+    limit: Option<(i64, String)>,
 }
 
-/// More frequent first, then by the bytes of the key, as `COLLATE "C"` does.
 fn sort(keys: &mut [(&str, i64)]) {
     keys.sort_unstable_by_key(|(key, count)| (Reverse(*count), *key));
 }
@@ -35,10 +38,13 @@ impl TopList {
             .filter(|(_, count)| **count > 0)
             .map(|(key, count)| (key.as_str(), *count))
             .collect();
-        sort(&mut keys);
-        let ceiling = keys.get(FRESH).map_or(0, |(_, count)| *count);
+        if keys.len() <= FRESH {
+            return Self { listed: owned(keys).into_iter().collect(), limit: None };
+        }
+        keys.select_nth_unstable_by_key(FRESH - 1, |(key, count)| (Reverse(*count), *key));
+        let limit = (keys[FRESH - 1].1, keys[FRESH - 1].0.to_owned());
         keys.truncate(FRESH);
-        Self { listed: keys.into_iter().map(|(key, count)| (key.to_owned(), count)).collect(), ceiling }
+        Self { listed: owned(keys).into_iter().collect(), limit: Some(limit) }
     }
 
     /// Takes changed counts into account.
@@ -48,51 +54,60 @@ impl TopList {
             match self.listed.get_mut(key) {
                 Some(count) => *count += change,
                 // Every key is listed: a new one begins at 0.
-                None if self.ceiling == 0 && *change > 0 => {
+                None if self.limit.is_none() => {
                     self.listed.insert(key.clone(), *change);
                 }
                 None => most_gained = most_gained.max(*change),
             }
         }
-        if self.ceiling > 0 {
-            self.ceiling += most_gained;
+        if let Some((count, key)) = self.limit.as_mut().filter(|_| most_gained > 0) {
+            *count += most_gained;
+            key.clear();
         }
         self.listed.retain(|_, count| *count > 0);
     }
 
-    /// Whether the list should be made afresh: its ceiling has come too near.
+    /// Whether the list should be made afresh: its limit has come too near.
     pub fn is_worn(&self) -> bool {
-        let mut counts: Vec<_> = self.listed.values().copied().collect();
-        counts.sort_unstable_by_key(|count| Reverse(*count));
-        let last_needed = counts.get(NEEDED - 1).copied().unwrap_or(0);
-        (self.ceiling > 0 && self.ceiling >= last_needed) || self.listed.len() > 4 * FRESH
+        match &self.limit {
+            None => self.listed.len() > 4 * FRESH,
+            Some(_) => self.top(NEEDED, &Counts::new(), None).is_none(),
+        }
     }
 
-    /// The `n` busiest keys once `corrections` are taken into account. `None` when the list cannot tell: then every key
-    /// must be counted.
-    pub fn top(&self, n: usize, corrections: &Counts) -> Option<Vec<(String, i64)>> {
+    /// The `n` busiest keys once `corrections` are taken into account. With `all`, the counts of every key that this
+    /// list was made of, those outside are looked up. `None` when that does not suffice.
+    pub fn top(&self, n: usize, corrections: &Counts, all: Option<&Counts>) -> Option<Vec<(String, i64)>> {
         let mut keys: Vec<(&str, i64)> = Vec::with_capacity(self.listed.len());
         for (key, count) in &self.listed {
             keys.push((key, count + corrections.get(key).copied().unwrap_or(0)));
         }
-        let mut highest_outside = self.ceiling;
+        // How far an outsider's correction may have brought it, where nobody looks it up.
+        let mut most_gained = 0;
         for (key, correction) in corrections.iter().filter(|(key, _)| !self.listed.contains_key(*key)) {
-            if self.ceiling == 0 {
-                keys.push((key, *correction));
-            } else {
-                highest_outside = highest_outside.max(self.ceiling + correction);
+            match (&self.limit, all) {
+                (None, _) => keys.push((key, *correction)),
+                (Some(_), Some(all)) => keys.push((key, all.get(key).copied().unwrap_or(0) + correction)),
+                (Some(_), None) => most_gained = most_gained.max(*correction),
             }
         }
         keys.retain(|(_, count)| *count > 0);
         sort(&mut keys);
         keys.truncate(n);
-        let last = if keys.len() == n { keys.last().map_or(0, |(_, count)| *count) } else { 0 };
-        // A key outside that came equal might stand before the last one by its name.
-        if highest_outside > 0 && highest_outside >= last {
-            return None;
+        if let Some((count, key)) = &self.limit {
+            let limit: Rank =
+                if most_gained > 0 { (Reverse(count + most_gained), "") } else { (Reverse(*count), key) };
+            let last: Rank = keys.get(n.checked_sub(1)?).map(|(key, count)| (Reverse(*count), *key))?;
+            if last > limit {
+                return None;
+            }
         }
-        Some(keys.into_iter().map(|(key, count)| (key.to_owned(), count)).collect())
+        Some(owned(keys))
     }
+}
+
+fn owned(keys: Vec<(&str, i64)>) -> Vec<(String, i64)> {
+    keys.into_iter().map(|(key, count)| (key.to_owned(), count)).collect()
 }
 
 /// The `n` busiest of all these keys.
@@ -101,7 +116,7 @@ pub fn top_of(counts: &Counts, n: usize) -> Vec<(String, i64)> {
         counts.iter().filter(|(_, count)| **count > 0).map(|(key, count)| (key.as_str(), *count)).collect();
     sort(&mut keys);
     keys.truncate(n);
-    keys.into_iter().map(|(key, count)| (key.to_owned(), count)).collect()
+    owned(keys)
 }
 
 #[cfg(test)]
@@ -118,12 +133,28 @@ mod tests {
     fn a_key_that_rises_from_outside_is_not_missed() {
         let all = counts(0..1000, |key| 2000 - key);
         let list = TopList::of(&all);
-        assert_eq!(list.top(2, &Counts::new()), Some(vec![("k0000".into(), 2000), ("k0001".into(), 1999)]));
+        assert_eq!(
+            list.top(2, &Counts::new(), None),
+            Some(vec![("k0000".into(), 2000), ("k0001".into(), 1999)])
+        );
         // From 1100 to 1999: as busy as the second, and nobody can tell without counting.
         let risen = Counts::from([("k0900".into(), 899)]);
-        assert_eq!(list.top(2, &risen), None);
+        assert_eq!(list.top(2, &risen, None), None);
+        let looked_up = vec![("k0000".into(), 2000), ("k0001".into(), 1999)];
+        assert_eq!(list.top(2, &risen, Some(&all)), Some(looked_up));
         let fallen = Counts::from([("k0000".into(), -5)]);
-        assert_eq!(list.top(1, &fallen), Some(vec![("k0001".into(), 1999)]));
+        assert_eq!(list.top(1, &fallen, None), Some(vec![("k0001".into(), 1999)]));
+    }
+
+    #[test]
+    fn keys_that_are_all_alike_are_told_apart_by_name() {
+        let all = counts(0..1000, |_| 1440);
+        let list = TopList::of(&all);
+        assert!(!list.is_worn());
+        assert_eq!(list.top(1, &Counts::new(), None), Some(vec![("k0000".into(), 1440)]));
+        let risen = Counts::from([("k0900".into(), 1)]);
+        assert_eq!(list.top(1, &risen, None), None);
+        assert_eq!(list.top(1, &risen, Some(&all)), Some(vec![("k0900".into(), 1441)]));
     }
 
     #[test]
@@ -132,7 +163,7 @@ mod tests {
         assert!(!list.is_worn());
         list.apply(&counts(0..390, |_| -1500));
         assert!(list.is_worn());
-        assert_eq!(list.top(100, &Counts::new()), None);
+        assert_eq!(list.top(100, &Counts::new(), None), None);
     }
 
     proptest! {
@@ -157,12 +188,15 @@ mod tests {
                 for (key, by) in &change {
                     add(&mut corrected, key, *by);
                 }
-                if let Some(top) = list.top(n, &change) {
+                if let Some(top) = list.top(n, &change, None) {
+                    prop_assert_eq!(top, top_of(&corrected, n));
+                }
+                if let Some(top) = TopList::of(&all).top(n, &change, Some(&all)) {
                     prop_assert_eq!(top, top_of(&corrected, n));
                 }
                 list.apply(&change);
                 all = corrected;
-                if let Some(top) = list.top(n, &Counts::new()) {
+                if let Some(top) = list.top(n, &Counts::new(), None) {
                     prop_assert_eq!(top, top_of(&all, n));
                 }
                 if list.is_worn() {
