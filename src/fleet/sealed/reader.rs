@@ -64,7 +64,7 @@ fn usable_state(fleet: &Attachment, entries: &LockedRelation) -> Result<State, S
         return Err(reason);
     }
     let state = State::newest(Seen::Statement).ok_or("nothing is sealed yet")?;
-    if State::latest_epoch() != Some(state.epoch) {
+    if State::number_and_epoch(Seen::Latest).map(|(_, epoch)| epoch) != Some(state.epoch) {
         return Err("everything was counted anew since this snapshot".into());
     }
     if !state.is_complete() {

@@ -104,8 +104,8 @@ impl Ground {
             return Step::Waits(writer);
         }
         let present = State::newest(Seen::Statement);
-        let version = present.as_ref().map_or(1, |present| present.version + 1);
-        let epoch = present.as_ref().map_or(0, |present| present.epoch);
+        let (version, epoch) = State::number_and_epoch(Seen::Statement).unwrap_or((0, 0));
+        let version = version + 1;
         let void = state::marker(Seen::Statement).is_some();
         let present = match present {
             Some(present) if !void && present.fingerprint == print => present,

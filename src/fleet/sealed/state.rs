@@ -138,11 +138,12 @@ impl State {
         .flatten()
     }
 
-    /// The epoch of the newest version that is committed at this moment; `None` when there is none.
-    pub fn latest_epoch() -> Option<i64> {
+    /// Version and epoch of the newest version that is seen, even if the rest of it cannot be read: another version of
+    /// the library may have written it. `None` when there is none.
+    pub fn number_and_epoch(seen: Seen) -> Option<(i64, i64)> {
         let table = find_relation(SCHEMA, "seal_state")?;
         let index = find_relation(SCHEMA, "seal_state_pkey")?;
-        newest(table, index, Seen::Latest, |row| row.int(5))
+        newest(table, index, seen, |row| (row.int(1), row.int(5)))
     }
 
     /// Appends this version, and removes those before it.
