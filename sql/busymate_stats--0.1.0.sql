@@ -325,6 +325,145 @@ create function busymate_stats.stats_recomputed(as_of timestamptz) returns jsonb
 comment on function busymate_stats.stats_recomputed(timestamptz) is
     'The same by plain SQL over every row: slow, and what stats_at() is held against.';
 
+-- The sealed window: what has been counted, and what has changed behind it. Rows are appended and later removed, never
+-- updated. None of this is dumped: a restored database counts anew.
+
+create table busymate_stats.capture (
+    gen bigint primary key,
+    threshold timestamptz not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.capture is
+    'The capture threshold: writers write down what they change in rows before it. The newest row counts.';
+comment on column busymate_stats.capture.gen is 'Generation: one more at each move.';
+comment on column busymate_stats.capture.threshold is 'Changes to rows with an earlier entry time are written down.';
+insert into busymate_stats.capture values (0, '-infinity');
+
+create table busymate_stats.seal_look (
+    gen bigint primary key,
+    writers xid8[] not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.seal_look is
+    'Who was writing when a threshold had just become known: they may have missed it, so the seal waits for them.';
+comment on column busymate_stats.seal_look.gen is 'The threshold''s generation.';
+comment on column busymate_stats.seal_look.writers is 'Their transactions.';
+
+create table busymate_stats.late_changes (
+    gen bigint not null,
+    entry_time timestamptz not null,
+    source text not null,
+    class bigint not null,
+    host text,
+    device text,
+    n bigint not null
+) with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
+create index late_changes_gen on busymate_stats.late_changes (gen);
+alter table busymate_stats.late_changes replica identity full;
+comment on table busymate_stats.late_changes is
+    'Changes to rows before the capture threshold: +n for rows that came, -n for rows that went.';
+
+create table busymate_stats.seal_markers (
+    reason text not null,
+    made_at timestamptz not null
+) with (vacuum_truncate = false);
+alter table busymate_stats.seal_markers replica identity full;
+comment on table busymate_stats.seal_markers is
+    'Something changed the entries that no trigger could see: what is sealed is void until the sealer has counted anew.';
+
+create table busymate_stats.seal_state (
+    version bigint primary key,
+    boundary timestamptz not null,
+    goal timestamptz not null,
+    gen bigint not null,
+    epoch bigint not null,
+    fingerprint text not null,
+    total bigint not null,
+    last_day bigint not null,
+    last_hour bigint not null,
+    made_at timestamptz not null,
+    maps bytea not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+alter table busymate_stats.seal_state alter column maps set storage external;
+comment on table busymate_stats.seal_state is
+    'What is counted: every entry before the boundary. The newest row counts, once its boundary has reached its goal.';
+
+create table busymate_stats.seal_keys (
+    version bigint primary key,
+    base boolean not null,
+    keys bytea not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.seal_keys is
+    'The counts of every host and device: a base now and then, differences in between.';
+
+create function busymate_stats.capture_change() returns trigger
+    language c as 'MODULE_PATHNAME', 'capture_change_wrapper';
+comment on function busymate_stats.capture_change() is
+    'Trigger: writes down what a statement changes in rows before the capture threshold.';
+
+-- These two sit on every DDL of the database, so they never raise. What they guard against is a trigger of ours that
+-- misses rows; what changes the table itself is seen by the fingerprint that every state carries.
+create function busymate_stats.watch_alter() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    if exists (
+        select from pg_event_trigger_ddl_commands() command
+          join busymate_stats.attachment a on a.entries = command.objid
+         where command.classid = 'pg_class'::regclass
+           and exists (select from pg_trigger t
+                        where t.tgrelid = a.entries and t.tgfoid = 'busymate_stats.capture_change'::regproc
+                          and t.tgenabled <> 'A')) then
+        insert into busymate_stats.seal_markers values ('trigger disabled', clock_timestamp());
+    end if;
+exception when others then
+    return;
+end
+$$;
+comment on function busymate_stats.watch_alter() is 'Event trigger: voids the seal when a capture trigger is disabled.';
+
+create function busymate_stats.watch_drop() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    if exists (select from pg_event_trigger_dropped_objects() dropped
+                where dropped.object_type = 'trigger'
+                  and dropped.address_names[3] like 'busymate\_stats\_%') then
+        insert into busymate_stats.seal_markers values ('trigger dropped', clock_timestamp());
+    end if;
+exception when others then
+    return;
+end
+$$;
+comment on function busymate_stats.watch_drop() is 'Event trigger: voids the seal when a capture trigger is dropped.';
+
+create event trigger busymate_stats_alter on ddl_command_end
+    when tag in ('ALTER TABLE', 'ALTER TRIGGER') execute function busymate_stats.watch_alter();
+create event trigger busymate_stats_drop on sql_drop
+    when tag in ('DROP TRIGGER', 'ALTER TABLE', 'DROP OWNED') execute function busymate_stats.watch_drop();
+alter event trigger busymate_stats_alter enable always;
+alter event trigger busymate_stats_drop enable always;
+comment on event trigger busymate_stats_alter is 'Notices a disabled capture trigger.';
+comment on event trigger busymate_stats_drop is 'Notices a dropped capture trigger.';
+
+create function busymate_stats.verify() returns table (figure text, incremental jsonb, recomputed jsonb)
+    language plpgsql stable
+    set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    as_of timestamptz := clock_timestamp();
+    sealed jsonb := busymate_stats.stats_at(as_of);
+    plain jsonb := busymate_stats.stats_recomputed(as_of);
+begin
+    return query
+        select keys.figure, sealed -> keys.figure, plain -> keys.figure
+          from jsonb_object_keys(coalesce(sealed, plain)) keys (figure)
+         where sealed -> keys.figure is distinct from plain -> keys.figure;
+end
+$$;
+comment on function busymate_stats.verify() is
+    'Computes the statistics both ways under one snapshot: a row for each figure that differs, so none.';
+
 -- The feeds: a function that computes, and the two rows that PostgREST and Realtime serve.
 
 create function public.get_stats() returns jsonb
@@ -456,6 +595,138 @@ create function busymate_stats.require_matching_version() returns void
 comment on function busymate_stats.require_matching_version() is
     'Raises an error where the library and the extension differ in version.';
 
+-- How the feeds are kept, and how one sees that.
+
+create table busymate_stats.feed_health (
+    feed text primary key,
+    last_refresh timestamptz,
+    duration interval,
+    last_error text,
+    error_since timestamptz,
+    note text,
+    note_since timestamptz
+) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
+comment on table busymate_stats.feed_health is 'How the last refresh of each feed ended. Read it through health.';
+comment on column busymate_stats.feed_health.feed is 'The feed.';
+comment on column busymate_stats.feed_health.last_refresh is 'When it was last refreshed.';
+comment on column busymate_stats.feed_health.duration is 'How long that took.';
+comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
+comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
+comment on column busymate_stats.feed_health.note is 'Why the last tick could do no more, where that is no error.';
+comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
+
+create function busymate_stats.restore_publications() returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    perform busymate_stats.add_to_publication(remembered.name)
+       from busymate_stats.publications remembered
+       join pg_publication present on present.pubname = remembered.name;
+end
+$$;
+comment on function busymate_stats.restore_publications() is
+    'Puts the feeds back into the publications that publish() remembered and that are still there.';
+
+create function busymate_stats.announce() returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'announce_wrapper';
+comment on function busymate_stats.announce() is
+    'Has the launcher look at this database once the running transaction has committed.';
+
+-- The view runs with its owner's rights and says itself who sees its rows. What it shows of the launcher it reads from a
+-- setting: a function would need EXECUTE for every reader.
+create view busymate_stats.health with (security_barrier = true) as
+    with launcher as (
+        select pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb as state,
+               pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval,
+               pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval
+         -- has_capability loads the library, which defines the settings.
+         where public.has_capability('stats', 'view')
+            or public.has_capability('status', 'view')
+            or pg_catalog.pg_has_role('pg_monitor', 'usage')
+    ),
+    facts as (
+        select exists (select from busymate_stats.attachment) as attached,
+               (select e.extversion from pg_catalog.pg_extension e where e.extname = 'busymate_stats') as extension,
+               (select pg_catalog.jsonb_agg(remembered.name order by remembered.name)
+                  from busymate_stats.publications remembered
+                 where exists (
+                     select from (values ('public.service_stats'::pg_catalog.regclass),
+                                         ('public.service_status'::pg_catalog.regclass)) feed (relid)
+                      where not exists (
+                          select from pg_catalog.pg_publication p,
+                                      lateral pg_catalog.pg_get_publication_tables(p.pubname) member
+                           where p.pubname = remembered.name and member.relid = feed.relid))) as unpublished
+    )
+    select 'stats'::text as feed,
+           kept.last_refresh,
+           pg_catalog.clock_timestamp() - kept.last_refresh as age,
+           kept.duration,
+           kept.last_error,
+           case when not facts.attached or launcher.refresh_interval = interval '0' then false
+                else coalesce(kept.last_refresh < pg_catalog.clock_timestamp() - 3 * launcher.refresh_interval, true)
+           end as stale,
+           (launcher.state ->> 'preloaded')::boolean as preloaded,
+           launcher.state ->> 'launcher_pid' is not null as worker_running,
+           pg_catalog.jsonb_build_object(
+               'attached', facts.attached,
+               'error_since', kept.error_since,
+               'refresh_interval', launcher.refresh_interval,
+               'launcher_pid', launcher.state -> 'launcher_pid',
+               'no_free_worker_slot_since', launcher.state -> 'no_free_worker_slot_since',
+               'library_version', launcher.state -> 'library_version',
+               'extension_version', facts.extension,
+               'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
+               'publications_incomplete', coalesce(facts.unpublished, '[]')
+           ) as detail
+      from launcher
+     cross join facts
+      left join busymate_stats.feed_health kept on kept.feed = 'stats'
+    union all
+    select 'seal', kept.last_refresh, pg_catalog.clock_timestamp() - kept.last_refresh, null, kept.last_error,
+           case when not facts.attached or launcher.seal_interval = interval '0' then false
+                else coalesce(kept.last_refresh < pg_catalog.clock_timestamp() - 3 * launcher.seal_interval, true)
+           end,
+           (launcher.state ->> 'preloaded')::boolean,
+           launcher.state ->> 'launcher_pid' is not null,
+           pg_catalog.jsonb_build_object(
+               'sealed', sealed.boundary is not null and marked.reason is null and kept.note is null,
+               'boundary', sealed.boundary,
+               'rows_sealed', sealed.total,
+               'reason', coalesce(marked.reason, kept.note),
+               'since', coalesce(marked.made_at, kept.note_since),
+               'error_since', kept.error_since,
+               'seal_interval', launcher.seal_interval)
+      from launcher
+     cross join facts
+      left join busymate_stats.feed_health kept on kept.feed = 'seal'
+      left join (select s.boundary, s.total from busymate_stats.seal_state s
+                  where s.boundary = s.goal order by s.version desc limit 1) sealed on true
+      left join (select m.reason, m.made_at from busymate_stats.seal_markers m
+                  order by m.made_at limit 1) marked on true
+    union all
+    -- Nobody of ours writes this feed yet: its age is told, no staleness.
+    select 'status', written.updated_at, pg_catalog.clock_timestamp() - written.updated_at, null, null, false,
+           (launcher.state ->> 'preloaded')::boolean,
+           launcher.state ->> 'launcher_pid' is not null,
+           pg_catalog.jsonb_build_object('written', written.updated_at is not null)
+      from launcher
+      left join public.service_status written on written.id = 1;
+comment on view busymate_stats.health is
+    'How the feeds are kept: for holders of stats:view or status:view, and members of pg_monitor.';
+comment on column busymate_stats.health.feed is 'The feed.';
+comment on column busymate_stats.health.last_refresh is 'When it was last refreshed.';
+comment on column busymate_stats.health.age is 'How long ago that was.';
+comment on column busymate_stats.health.duration is 'How long it took.';
+comment on column busymate_stats.health.last_error is 'What the refreshes since then failed with; null when they work.';
+comment on column busymate_stats.health.stale is 'Whether three intervals have passed without a refresh.';
+comment on column busymate_stats.health.preloaded is 'Whether the library is in shared_preload_libraries, so that there is a launcher.';
+comment on column busymate_stats.health.worker_running is 'Whether the launcher runs.';
+comment on column busymate_stats.health.detail is 'More: versions, intervals, publications, worker slots.';
+
 -- Nobody but the owner, whatever ALTER DEFAULT PRIVILEGES has handed out a moment ago (Supabase's gives anon and
 -- authenticated everything on new tables, TRUNCATE too). What grant_api() gives later is an ordinary grant: one made
 -- here would become the extension's initial privilege, and a DROP ROLE would then break every dump.
@@ -511,5 +782,12 @@ begin
     raise notice using
         message = 'busymate_stats is installed, and nobody but its owner may use it yet',
         hint = 'Run SELECT busymate_stats.create_fleet_tables() or busymate_stats.attach(…), SELECT busymate_stats.grant_api(''authenticated''), and SELECT busymate_stats.assign_role(''<sub>'', ''viewer'').';
+    if not (pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb ->> 'preloaded')::boolean then
+        raise notice using
+            message = 'busymate_stats is not in shared_preload_libraries, so nothing refreshes service_stats by itself',
+            hint = 'Add it to shared_preload_libraries and restart the server, or schedule SELECT busymate_stats.refresh_stats() with pg_cron.';
+    end if;
 end
 $notice$;
+
+select busymate_stats.announce();

@@ -1,7 +1,12 @@
 //! Every setting, each with the reason for its default.
 
+use crate::pg::setting;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// A minute, as the cron job had it that this replaces.
+static REFRESH_INTERVAL_MS: AtomicI32 = AtomicI32::new(60_000);
 
 /// Five minutes: a device that beats every minute may miss four beats before it counts as offline.
 static ONLINE_WINDOW_MS: GucSetting<i32> = GucSetting::<i32>::new(5 * 60 * 1000);
@@ -9,8 +14,29 @@ static ONLINE_WINDOW_MS: GucSetting<i32> = GucSetting::<i32>::new(5 * 60 * 1000)
 /// Ten fit on a dashboard; a hundred still keep a snapshot far below Realtime's limit for a record.
 static TOP_N: GucSetting<i32> = GucSetting::<i32>::new(10);
 
-/// Defines the settings. Both decide what every reader sees, so only a superuser changes them.
+/// Five seconds: what stands between the seal and now is read at each call, and a tick costs a process.
+static SEAL_INTERVAL_MS: AtomicI32 = AtomicI32::new(5_000);
+
+/// Five seconds: an entry that is written within this after it happened costs its writer nothing.
+static SEAL_LAG_MS: AtomicI32 = AtomicI32::new(5_000);
+
+/// Defines the settings. The two that decide what every reader sees are for superusers to change.
 pub fn register() {
+    setting::define_interval(
+        c"busymate_stats.refresh_interval",
+        c"How often the background worker refreshes service_stats.",
+        &REFRESH_INTERVAL_MS,
+    );
+    setting::define_interval(
+        c"busymate_stats.seal_interval",
+        c"How often the background worker moves the seal forward.",
+        &SEAL_INTERVAL_MS,
+    );
+    setting::define_milliseconds(
+        c"busymate_stats.seal_lag",
+        c"How far the seal stays behind the clock: later entries cost their writer a row.",
+        &SEAL_LAG_MS,
+    );
     GucRegistry::define_int_guc(
         c"busymate_stats.online_window",
         c"How long after its last_seen a device counts as online.",
@@ -31,6 +57,21 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::default(),
     );
+}
+
+/// How often `service_stats` is refreshed, in milliseconds; 0 for never.
+pub fn refresh_interval_ms() -> i32 {
+    REFRESH_INTERVAL_MS.load(Ordering::Relaxed)
+}
+
+/// How often the seal is moved, in milliseconds; 0 for never.
+pub fn seal_interval_ms() -> i32 {
+    SEAL_INTERVAL_MS.load(Ordering::Relaxed)
+}
+
+/// How far the seal stays behind the clock, in microseconds.
+pub fn seal_lag_us() -> i64 {
+    i64::from(SEAL_LAG_MS.load(Ordering::Relaxed)) * 1000
 }
 
 /// How long after its `last_seen` a device counts as online, in microseconds.

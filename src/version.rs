@@ -8,7 +8,8 @@ use crate::error::UserError;
 use crate::pg::query::select;
 use pgrx::prelude::*;
 
-const LIBRARY: &str = env!("CARGO_PKG_VERSION");
+/// The version of this library.
+pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 
 /// The version of the loaded library.
 #[pg_extern(immutable, parallel_safe)]
@@ -16,11 +17,16 @@ fn version() -> &'static str {
     LIBRARY
 }
 
-/// Raises 55000 unless the extension in this database has the library's version.
-pub fn require_match() {
+/// The version of the extension in this database; `None` where it is not installed.
+pub fn installed() -> Option<String> {
     let sql =
         "select extversion::pg_catalog.text from pg_catalog.pg_extension where extname = 'busymate_stats'";
-    let installed = select(sql, &[], |row| row.text(1)).pop().flatten();
+    select(sql, &[], |row| row.text(1)).pop().flatten()
+}
+
+/// Raises 55000 unless the extension in this database has the library's version.
+pub fn require_match() {
+    let installed = installed();
     if installed.as_deref() == Some(LIBRARY) {
         return;
     }

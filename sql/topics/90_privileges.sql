@@ -53,5 +53,12 @@ begin
     raise notice using
         message = 'busymate_stats is installed, and nobody but its owner may use it yet',
         hint = 'Run SELECT busymate_stats.create_fleet_tables() or busymate_stats.attach(…), SELECT busymate_stats.grant_api(''authenticated''), and SELECT busymate_stats.assign_role(''<sub>'', ''viewer'').';
+    if not (pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb ->> 'preloaded')::boolean then
+        raise notice using
+            message = 'busymate_stats is not in shared_preload_libraries, so nothing refreshes service_stats by itself',
+            hint = 'Add it to shared_preload_libraries and restart the server, or schedule SELECT busymate_stats.refresh_stats() with pg_cron.';
+    end if;
 end
 $notice$;
+
+select busymate_stats.announce();

@@ -3,7 +3,7 @@
 use super::claims;
 use super::grants::{Grant, Grants};
 use crate::pg::scan::{Seen, find_relation, scan};
-use crate::pg::{computed_setting, identity, invalidation};
+use crate::pg::{identity, invalidation, setting};
 use crate::settings;
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -45,7 +45,7 @@ pub fn caller_grants() -> Rc<Grants> {
     if identity::bypasses_rls(role) {
         return Rc::new(Grants::everything());
     }
-    let Some(claims) = computed_setting::read(settings::CLAIMS) else {
+    let Some(claims) = setting::read(settings::CLAIMS) else {
         return Rc::default();
     };
     let key = (role, claims);

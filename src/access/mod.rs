@@ -12,7 +12,7 @@ mod manage;
 
 pub use caller::caller_grants;
 
-use crate::pg::computed_setting;
+use crate::pg::setting;
 use pgrx::prelude::*;
 use std::ffi::{CStr, c_char};
 
@@ -33,17 +33,13 @@ pub const MY_CAPABILITIES: &CStr = c"busymate_stats.my_capabilities";
 
 /// Defines [`MY_CAPABILITIES`].
 pub fn register_setting() {
-    computed_setting::define(
-        MY_CAPABILITIES,
-        c"What the caller may do, as JSON; computed.",
-        show_my_capabilities,
-    );
+    setting::define(MY_CAPABILITIES, c"What the caller may do, as JSON; computed.", show_my_capabilities);
 }
 
 #[pg_guard]
 extern "C-unwind" fn show_my_capabilities() -> *const c_char {
-    if !computed_setting::database_is_readable() {
+    if !setting::database_is_readable() {
         return c"[]".as_ptr();
     }
-    computed_setting::palloc_string(&caller_grants().to_json())
+    setting::palloc_string(&caller_grants().to_json())
 }

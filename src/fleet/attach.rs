@@ -1,12 +1,14 @@
 //! Taking a fleet on, and letting it go.
 
 use super::attachment::{self, Attachment};
+use super::triggers;
 use crate::error::UserError;
 use crate::pg::identity::{as_owner, current_role, owns_relation};
 use crate::pg::name::Name;
 use crate::pg::query::{Param, execute, select, select_latest};
 use crate::pg::relation::{LockedRelation, base_type, lock};
 use crate::pg::scan::{Seen, find_relation};
+use crate::pg::shared::announce_at_commit;
 use crate::version;
 use pgrx::PgRelation;
 use pgrx::pg_sys;
@@ -98,8 +100,9 @@ pub fn attach_as(request: &AttachRequest) {
         // One attach or detach at a time; who waits here sees the other's outcome below.
         execute(&format!("lock table {} in share row exclusive mode", table.name), &[]);
     });
-    if let Some(present) = attachment::read(Seen::Latest).filter(|present| !present.implied) {
-        raise_attached_already(&present);
+    let replaced = attachment::read(Seen::Latest);
+    if let Some(present) = replaced.as_ref().filter(|present| !present.implied) {
+        raise_attached_already(present);
     }
     let entries = Checked::new(request.entries);
     entries.check_entries(request);
@@ -107,6 +110,10 @@ pub fn attach_as(request: &AttachRequest) {
     devices.check_devices(request);
 
     as_owner(table.owner, || {
+        if let Some(present) = &replaced {
+            triggers::drop(lock(present.entries).as_ref());
+        }
+        triggers::create(&entries.0, request);
         execute("delete from busymate_stats.attachment", &[]);
         execute(
             "insert into busymate_stats.attachment
@@ -130,6 +137,8 @@ pub fn attach_as(request: &AttachRequest) {
             ],
         );
     });
+    // The first refresh need not wait for its turn.
+    announce_at_commit();
 }
 
 /// Lets the fleet go: its statistics end, its tables and rows stay as they are.
@@ -148,6 +157,7 @@ fn detach() {
         require_owner(&relation);
     }
     as_owner(table.owner, || {
+        triggers::drop(lock(present.entries).as_ref());
         execute("delete from busymate_stats.attachment", &[]);
         execute("delete from public.service_stats", &[]);
     });

@@ -2,18 +2,29 @@
 
 mod attach;
 mod attachment;
+mod capture;
 mod clock;
 mod create;
 mod figures;
 mod oracle;
+pub mod sealed;
+mod triggers;
 
-pub use clock::{Timestamp, timestamp};
+pub use clock::{Timestamp, iso, timestamp};
 
 use crate::access::caller_grants;
 use crate::error::UserError;
+use crate::pg::identity::as_owner;
 use crate::pg::scan::Seen;
+use attachment::lock_attached;
+use figures::Figures;
 use pgrx::prelude::*;
 use serde_json::Value;
+
+/// Whether there is a fleet to count.
+pub fn is_attached() -> bool {
+    attachment::read(Seen::Statement).is_some()
+}
 
 fn may_read() -> bool {
     caller_grants().hold("stats", "view")
@@ -22,13 +33,33 @@ fn may_read() -> bool {
 /// The snapshot at this moment, under the active snapshot, and the moment. Raises 55000 when no fleet is attached.
 pub fn snapshot_now() -> (Value, Timestamp) {
     let as_of = clock::now_in_whole_milliseconds();
-    (snapshot_at(as_of), as_of)
+    (snapshot_at(as_of, Way::Sealed), as_of)
 }
 
-fn snapshot_at(as_of: Timestamp) -> Value {
-    let attachment =
-        attachment::read(Seen::Statement).unwrap_or_else(|| attachment::raise_nothing_attached());
-    oracle::figures(&attachment, as_of).snapshot()
+/// How figures are come by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From what is sealed, where that can be used; by the plain query otherwise.
+    Sealed,
+    /// By the plain query.
+    Plain,
+}
+
+fn snapshot_at(as_of: Timestamp, way: Way) -> Value {
+    let fleet = attachment::read(Seen::Statement).unwrap_or_else(|| attachment::raise_nothing_attached());
+    // Both are locked before either owner is looked at: an owner cannot change under a lock.
+    let entries = lock_attached(fleet.entries, "entries");
+    let devices = lock_attached(fleet.devices, "devices");
+    let mut figures = Figures { as_of, ..Figures::default() };
+    let sealed = match way {
+        Way::Sealed => sealed::reader::read_entries(&fleet, &entries, &mut figures).ok(),
+        Way::Plain => None,
+    };
+    let busiest = sealed.unwrap_or_else(|| {
+        as_owner(entries.owner, || oracle::read_entries(&fleet, &entries.name, &mut figures))
+    });
+    as_owner(devices.owner, || oracle::read_devices(&fleet, &devices.name, busiest, &mut figures));
+    figures.snapshot()
 }
 
 fn required(as_of: Option<TimestampWithTimeZone>) -> Timestamp {
@@ -54,11 +85,11 @@ fn get_stats() -> Option<pgrx::JsonB> {
 /// The fleet's statistics as of a moment; NULL without `stats:view`.
 #[pg_extern(stable, parallel_restricted)]
 fn stats_at(as_of: Option<TimestampWithTimeZone>) -> Option<pgrx::JsonB> {
-    may_read().then(|| pgrx::JsonB(snapshot_at(required(as_of))))
+    may_read().then(|| pgrx::JsonB(snapshot_at(required(as_of), Way::Sealed)))
 }
 
 /// The same by plain SQL over every row: what any faster way of computing the figures is held against.
 #[pg_extern(stable, parallel_restricted)]
 fn stats_recomputed(as_of: Option<TimestampWithTimeZone>) -> Option<pgrx::JsonB> {
-    may_read().then(|| pgrx::JsonB(snapshot_at(required(as_of))))
+    may_read().then(|| pgrx::JsonB(snapshot_at(required(as_of), Way::Plain)))
 }

@@ -3,32 +3,20 @@
 //! Entries and devices may have different owners: each is read by queries of its own, as its owner, and what they give
 //! is joined here. All of them see one snapshot, the caller's.
 
-use super::attachment::{Attachment, lock_attached};
-use super::clock::{DAY, HOUR, Timestamp, before};
+use super::attachment::Attachment;
+use super::clock::{DAY, HOUR, before};
 use super::figures::{BusyDevice, Count, Figures, MIX_KEYS};
-use crate::pg::identity::as_owner;
 use crate::pg::query::{Param, Row, select, select_one};
 use crate::settings;
 use pgrx::spi::quote_identifier;
 use std::collections::HashMap;
-
-/// The figures of the attached fleet at `as_of`.
-pub fn figures(fleet: &Attachment, as_of: Timestamp) -> Figures {
-    // Both are locked before either owner is looked at: an owner cannot change under a lock.
-    let entries = lock_attached(fleet.entries, "entries");
-    let devices = lock_attached(fleet.devices, "devices");
-    let mut figures = Figures { as_of, ..Figures::default() };
-    let busiest = as_owner(entries.owner, || read_entries(fleet, &entries.name, &mut figures));
-    as_owner(devices.owner, || read_devices(fleet, &devices.name, busiest, &mut figures));
-    figures
-}
 
 fn count(row: &Row) -> Count {
     Count { key: row.text(1).unwrap_or_default(), count: row.int(2) }
 }
 
 /// Fills in what comes from entries, and gives the busiest devices.
-fn read_entries(fleet: &Attachment, entries: &str, figures: &mut Figures) -> Vec<Count> {
+pub fn read_entries(fleet: &Attachment, entries: &str, figures: &mut Figures) -> Vec<Count> {
     let [time, host, status, source, device] =
         [&fleet.entry_time, &fleet.host, &fleet.status, &fleet.source, &fleet.entry_device]
             .map(quote_identifier);
@@ -79,7 +67,8 @@ fn by_key(key: &str, relation: &str, filter: &str) -> String {
     )
 }
 
-fn read_devices(fleet: &Attachment, devices: &str, busiest: Vec<Count>, figures: &mut Figures) {
+/// Fills in what comes from devices, the busiest ones' names too.
+pub fn read_devices(fleet: &Attachment, devices: &str, busiest: Vec<Count>, figures: &mut Figures) {
     let [key, name, connection_type, last_seen] =
         [&fleet.device_key, &fleet.device_name, &fleet.connection_type, &fleet.last_seen]
             .map(quote_identifier);

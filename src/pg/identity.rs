@@ -45,7 +45,7 @@ pub fn owns_relation(role: pg_sys::Oid, relation: pg_sys::Oid) -> bool {
 
 /// Settings that decide how names are resolved, whether policies may hide rows, and how a value reads as text: under
 /// these an owner's query means the same whoever asks.
-const OWNER_SETTINGS: [(&CStr, &CStr); 7] = [
+const OWNER_SETTINGS: [(&CStr, &CStr); 9] = [
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"row_security", c"off"),
     (c"DateStyle", c"ISO, YMD"),
@@ -53,6 +53,9 @@ const OWNER_SETTINGS: [(&CStr, &CStr); 7] = [
     (c"TimeZone", c"UTC"),
     (c"extra_float_digits", c"1"),
     (c"bytea_output", c"hex"),
+    // Kept plans are planned once; what compiling them would cost no query here earns back.
+    (c"plan_cache_mode", c"force_generic_plan"),
+    (c"jit", c"off"),
 ];
 
 /// Runs `work` as `owner` in a security-restricted operation, the way REFRESH MATERIALIZED VIEW runs a view's query:
@@ -96,4 +99,33 @@ pub fn as_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
         pg_sys::SetUserIdAndSecContext(role, context);
     }
     result
+}
+
+/// The database that this process is connected to.
+pub fn database() -> pg_sys::Oid {
+    // SAFETY: reads a backend-local variable that is set at connection.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// The owner of a relation; `None` when it is gone.
+pub fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache look-up in a transaction; the row is read before it is released.
+    unsafe {
+        let row =
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, pg_sys::Datum::from(relation));
+        if row.is_null() {
+            return None;
+        }
+        let header = (*row).t_data;
+        let class = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_class>();
+        let owner = (*class).relowner;
+        pg_sys::ReleaseSysCache(row);
+        Some(owner)
+    }
+}
+
+/// How many triggers deep this call is; 0 outside of all.
+pub fn trigger_depth() -> i32 {
+    // SAFETY: the function takes no argument, and its result is a number that is never null.
+    unsafe { pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
 }

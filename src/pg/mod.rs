@@ -2,13 +2,19 @@
 //! Each block states the precondition it rests on. Nothing here knows what the extension is about.
 #![allow(unsafe_code)]
 
-pub mod computed_setting;
+pub mod append;
+pub mod background;
+pub mod databases;
 pub mod identity;
 pub mod invalidation;
 pub mod name;
 pub mod query;
 pub mod relation;
 pub mod scan;
+pub mod setting;
+pub mod shared;
+pub mod transaction;
+pub mod transition;
 
 /// PostgreSQL's name and text arguments end with a NUL byte; what comes from a datum has none inside.
 /// A NUL cuts the string short, as it does everywhere in PostgreSQL.

@@ -4,6 +4,8 @@
 //! id. [`select`] never does: all its queries see the caller's snapshot, and none assigns a transaction id.
 
 use pgrx::{IntoDatum, pg_sys};
+use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// A parameter of a query.
 #[derive(Clone, Copy)]
@@ -18,6 +20,8 @@ pub enum Param<'a> {
     Text(&'a str),
     /// `text[]`
     Texts(&'a [String]),
+    /// `bytea`
+    Bytes(&'a [u8]),
 }
 
 impl Param<'_> {
@@ -28,6 +32,7 @@ impl Param<'_> {
             Param::Oid(_) => pg_sys::OIDOID,
             Param::Text(_) => pg_sys::TEXTOID,
             Param::Texts(_) => pg_sys::TEXTARRAYOID,
+            Param::Bytes(_) => pg_sys::BYTEAOID,
         }
     }
 
@@ -37,6 +42,7 @@ impl Param<'_> {
             Param::Oid(value) => value.into_datum(),
             Param::Text(value) => value.into_datum(),
             Param::Texts(values) => values.to_vec().into_datum(),
+            Param::Bytes(value) => value.into_datum(),
         };
         datum.unwrap_or(pg_sys::Datum::null())
     }
@@ -70,6 +76,18 @@ impl Row {
             let bytes = unsafe { super::scan::text_bytes(datum) };
             String::from_utf8_lossy(&bytes).into_owned()
         })
+    }
+
+    /// A `bytea` column; empty when null.
+    pub fn bytes(&self, column: i32) -> Vec<u8> {
+        // SAFETY: the column is of type bytea, a varlena as text is, and not null.
+        self.value(column, pg_sys::BYTEAOID)
+            .map_or_else(Vec::new, |datum| unsafe { super::scan::text_bytes(datum) })
+    }
+
+    /// A `timestamptz` column, in microseconds since 2000; 0 when null.
+    pub fn timestamp(&self, column: i32) -> i64 {
+        self.value(column, pg_sys::TIMESTAMPTZOID).map_or(0, |datum| datum.value() as i64)
     }
 
     /// A `bigint` column; 0 when null.
@@ -131,14 +149,77 @@ fn run<T>(sql: &str, params: &[Param], read_only: bool, mut each: impl FnMut(&Ro
             0,
         );
         assert!(status >= 0, "SPI refused an internal query with status {status}");
+        read_rows(&mut rows, &mut each);
+        pg_sys::SPI_finish();
+    }
+    rows
+}
+
+thread_local! {
+    static PLANS: RefCell<HashMap<String, pg_sys::SPIPlanPtr>> = RefCell::default();
+}
+
+/// How many plans a backend keeps; at one more, all are dropped.
+const KEPT_PLANS: usize = 64;
+
+/// [`select`] by a plan that the backend keeps. PostgreSQL makes it anew when what it rests on changes: a table, the
+/// role, the search path.
+pub fn select_planned<T>(sql: &str, params: &[Param], mut each: impl FnMut(&Row) -> T) -> Vec<T> {
+    let mut values: Vec<pg_sys::Datum> = params.iter().map(Param::datum).collect();
+    let mut rows = Vec::new();
+    // SAFETY: as in `run`. The plan has as many parameters as there are values: the text alone decides both.
+    unsafe {
+        pg_sys::SPI_connect();
+        let plan = kept_plan(sql, params);
+        let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), true, 0);
+        assert!(status >= 0, "SPI refused an internal query with status {status}");
+        read_rows(&mut rows, &mut each);
+        pg_sys::SPI_finish();
+    }
+    rows
+}
+
+/// The kept plan for `sql`, made if there is none.
+///
+/// # Safety
+/// SPI is connected.
+unsafe fn kept_plan(sql: &str, params: &[Param]) -> pg_sys::SPIPlanPtr {
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(sql).copied()) {
+        return plan;
+    }
+    let text = super::c_string(sql);
+    let mut types: Vec<pg_sys::Oid> = params.iter().map(Param::type_oid).collect();
+    // SAFETY: SPI is connected; the strings and arrays are valid for the calls. A kept plan lives until it is freed.
+    unsafe {
+        let plan = pg_sys::SPI_prepare(text.as_ptr(), params.len() as i32, types.as_mut_ptr());
+        assert!(!plan.is_null(), "SPI could not prepare an internal query");
+        pg_sys::SPI_keepplan(plan);
+        PLANS.with_borrow_mut(|plans| {
+            if plans.len() >= KEPT_PLANS {
+                for (_, old) in plans.drain() {
+                    pg_sys::SPI_freeplan(old);
+                }
+            }
+            plans.insert(sql.to_owned(), plan);
+        });
+        plan
+    }
+}
+
+/// Maps the rows of the result that SPI holds.
+///
+/// # Safety
+/// SPI is connected, and its last call was a successful execution.
+unsafe fn read_rows<T>(rows: &mut Vec<T>, each: &mut impl FnMut(&Row) -> T) {
+    // SAFETY: by the caller's promise the table is the last result's, or null where it has no rows to give.
+    unsafe {
         let table = pg_sys::SPI_tuptable;
         if !table.is_null() {
             let table = &*table;
+            rows.reserve(table.numvals as usize);
             for index in 0..table.numvals as usize {
                 rows.push(each(&Row { tuple: *table.vals.add(index), description: table.tupdesc }));
             }
         }
-        pg_sys::SPI_finish();
     }
-    rows
 }

@@ -15,6 +15,8 @@ pub struct LockedRelation {
     pub kind: u8,
     /// Whether it is temporary.
     pub temporary: bool,
+    /// The file that holds it: another one after whatever rewrites it.
+    pub file: u32,
     /// Whether its policies apply to its own owner too.
     pub force_row_security: bool,
 }
@@ -37,6 +39,7 @@ pub fn lock(relation: pg_sys::Oid) -> Option<LockedRelation> {
             name: CStr::from_ptr(name).to_string_lossy().into_owned(),
             kind: class.relkind as u8,
             temporary: class.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
+            file: class.relfilenode.to_u32(),
             force_row_security: class.relrowsecurity && class.relforcerowsecurity,
         };
         pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
@@ -48,4 +51,90 @@ pub fn lock(relation: pg_sys::Oid) -> Option<LockedRelation> {
 pub fn base_type(of: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a syscache look-up inside a transaction; raises when the type is gone.
     unsafe { pg_sys::getBaseType(of) }
+}
+
+/// Locks `relation` ROW EXCLUSIVE for writing until the transaction ends, unless somebody holds a lock against it:
+/// false then, or when it is gone.
+pub fn lock_for_writing_now(relation: pg_sys::Oid) -> bool {
+    // SAFETY: takes the lock and accepts the messages that came with it, or does nothing.
+    let locked =
+        unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
+    locked && lock(relation).is_some()
+}
+
+/// Locks `relation` ACCESS SHARE until the transaction ends, unless that would mean waiting: false then.
+pub fn lock_now(relation: pg_sys::Oid) -> bool {
+    // SAFETY: takes the lock, or does nothing.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
+}
+
+/// Locks `relation` SHARE ROW EXCLUSIVE until the transaction ends, unless that would mean waiting: false then. Against
+/// others who do the same, not against readers and writers of rows.
+pub fn lock_alone_now(relation: pg_sys::Oid) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE)
+    }
+}
+
+/// The number of a column by its name; 0 when there is none.
+pub fn column_number(relation: pg_sys::Oid, column: &str) -> i16 {
+    let column = super::c_string(column);
+    // SAFETY: a syscache look-up with a string that ends with NUL.
+    unsafe { pg_sys::get_attnum(relation, column.as_ptr()) }
+}
+
+/// The type of a column, domains resolved.
+pub fn column_type(relation: pg_sys::Oid, number: i16) -> pg_sys::Oid {
+    // SAFETY: a syscache look-up; the number is one that `column_number` gave under the same lock.
+    base_type(unsafe { pg_sys::get_atttype(relation, number) })
+}
+
+/// Whether a column of a locked relation is NOT NULL.
+pub fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
+    // SAFETY: the relation is locked, so it is there.
+    let opened =
+        unsafe { pgrx::PgRelation::with_lock(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    opened.tuple_desc().get(number as usize - 1).is_some_and(|attribute| attribute.attnotnull)
+}
+
+/// A trigger of a relation.
+pub struct TriggerState {
+    /// Its name.
+    pub name: String,
+    /// `schema.function` that it calls, not quoted.
+    pub function: String,
+    /// Whether it fires whatever session_replication_role says.
+    pub always: bool,
+}
+
+/// The triggers of a relation that is locked.
+pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
+    // SAFETY: the relation is locked and open while its descriptor is read; the names are NUL-terminated, and those from
+    // the syscache are copies, or null when the function is gone.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let description = (*opened).trigdesc;
+        let mut found = Vec::new();
+        if !description.is_null() {
+            let triggers =
+                std::slice::from_raw_parts((*description).triggers, (*description).numtriggers as usize);
+            for trigger in triggers.iter().filter(|trigger| !trigger.tgisinternal) {
+                let schema = pg_sys::get_namespace_name(pg_sys::get_func_namespace(trigger.tgfoid));
+                let function = pg_sys::get_func_name(trigger.tgfoid);
+                if schema.is_null() || function.is_null() {
+                    continue;
+                }
+                let [schema, function, name] =
+                    [schema, function, trigger.tgname].map(|text| CStr::from_ptr(text).to_string_lossy());
+                found.push(TriggerState {
+                    name: name.into_owned(),
+                    function: format!("{schema}.{function}"),
+                    always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
+                });
+            }
+        }
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        found
+    }
 }

@@ -42,7 +42,7 @@ impl Tuple<'_> {
 
     /// A column of type text; empty when null.
     pub fn text(&self, column: usize) -> Vec<u8> {
-        // SAFETY: the callers name columns that the install script declares as text.
+        // SAFETY: the callers name columns that the install script declares as text or bytea.
         self.value(column).map_or_else(Vec::new, |datum| unsafe { text_bytes(datum) })
     }
 
@@ -53,6 +53,21 @@ impl Tuple<'_> {
             let name = unsafe { std::ffi::CStr::from_ptr(datum.cast_mut_ptr()) };
             name.to_string_lossy().into_owned()
         })
+    }
+
+    /// A column of type bytea; empty when null.
+    pub fn bytes(&self, column: usize) -> Vec<u8> {
+        self.text(column)
+    }
+
+    /// A column of type bigint; 0 when null.
+    pub fn int(&self, column: usize) -> i64 {
+        self.value(column).map_or(0, |datum| datum.value() as i64)
+    }
+
+    /// A column of type timestamptz, in microseconds since 2000; 0 when null.
+    pub fn timestamp(&self, column: usize) -> i64 {
+        self.int(column)
     }
 
     /// A column of type boolean; false when null.
@@ -140,5 +155,42 @@ pub fn scan(
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(relation, lock);
+    }
+}
+
+/// The row of `table` that stands last in `index` among those that are seen. Rows that are not seen yet cost a step
+/// each, those that are long gone nothing.
+pub fn newest<T>(
+    table: pg_sys::Oid,
+    index: pg_sys::Oid,
+    seen: Seen,
+    each: impl FnOnce(&Tuple) -> T,
+) -> Option<T> {
+    // SAFETY: as in `scan`; the index is one of the table's, and open as long as the scan.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::try_table_open(table, lock);
+        if relation.is_null() {
+            return None;
+        }
+        let index = pg_sys::index_open(index, lock);
+        let description = (*relation).rd_att;
+        let width = (*description).natts as usize;
+        let snapshot = match seen {
+            Seen::Latest => std::ptr::null_mut(),
+            Seen::Statement => pg_sys::GetActiveSnapshot(),
+        };
+        let scan = pg_sys::systable_beginscan_ordered(relation, index, snapshot, 0, std::ptr::null_mut());
+        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+        let result = (!tuple.is_null()).then(|| {
+            let mut values = vec![pg_sys::Datum::null(); width];
+            let mut nulls = vec![true; width];
+            pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+            each(&Tuple { values: &values, nulls: &nulls })
+        });
+        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::index_close(index, lock);
+        pg_sys::table_close(relation, lock);
+        result
     }
 }

@@ -1,0 +1,138 @@
+-- The sealed window: what has been counted, and what has changed behind it. Rows are appended and later removed, never
+-- updated. None of this is dumped: a restored database counts anew.
+
+create table busymate_stats.capture (
+    gen bigint primary key,
+    threshold timestamptz not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.capture is
+    'The capture threshold: writers write down what they change in rows before it. The newest row counts.';
+comment on column busymate_stats.capture.gen is 'Generation: one more at each move.';
+comment on column busymate_stats.capture.threshold is 'Changes to rows with an earlier entry time are written down.';
+insert into busymate_stats.capture values (0, '-infinity');
+
+create table busymate_stats.seal_look (
+    gen bigint primary key,
+    writers xid8[] not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.seal_look is
+    'Who was writing when a threshold had just become known: they may have missed it, so the seal waits for them.';
+comment on column busymate_stats.seal_look.gen is 'The threshold''s generation.';
+comment on column busymate_stats.seal_look.writers is 'Their transactions.';
+
+create table busymate_stats.late_changes (
+    gen bigint not null,
+    entry_time timestamptz not null,
+    source text not null,
+    class bigint not null,
+    host text,
+    device text,
+    n bigint not null
+) with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
+create index late_changes_gen on busymate_stats.late_changes (gen);
+alter table busymate_stats.late_changes replica identity full;
+comment on table busymate_stats.late_changes is
+    'Changes to rows before the capture threshold: +n for rows that came, -n for rows that went.';
+
+create table busymate_stats.seal_markers (
+    reason text not null,
+    made_at timestamptz not null
+) with (vacuum_truncate = false);
+alter table busymate_stats.seal_markers replica identity full;
+comment on table busymate_stats.seal_markers is
+    'Something changed the entries that no trigger could see: what is sealed is void until the sealer has counted anew.';
+
+create table busymate_stats.seal_state (
+    version bigint primary key,
+    boundary timestamptz not null,
+    goal timestamptz not null,
+    gen bigint not null,
+    epoch bigint not null,
+    fingerprint text not null,
+    total bigint not null,
+    last_day bigint not null,
+    last_hour bigint not null,
+    made_at timestamptz not null,
+    maps bytea not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+alter table busymate_stats.seal_state alter column maps set storage external;
+comment on table busymate_stats.seal_state is
+    'What is counted: every entry before the boundary. The newest row counts, once its boundary has reached its goal.';
+
+create table busymate_stats.seal_keys (
+    version bigint primary key,
+    base boolean not null,
+    keys bytea not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.seal_keys is
+    'The counts of every host and device: a base now and then, differences in between.';
+
+create function busymate_stats.capture_change() returns trigger
+    language c as 'MODULE_PATHNAME', 'capture_change_wrapper';
+comment on function busymate_stats.capture_change() is
+    'Trigger: writes down what a statement changes in rows before the capture threshold.';
+
+-- These two sit on every DDL of the database, so they never raise. What they guard against is a trigger of ours that
+-- misses rows; what changes the table itself is seen by the fingerprint that every state carries.
+create function busymate_stats.watch_alter() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    if exists (
+        select from pg_event_trigger_ddl_commands() command
+          join busymate_stats.attachment a on a.entries = command.objid
+         where command.classid = 'pg_class'::regclass
+           and exists (select from pg_trigger t
+                        where t.tgrelid = a.entries and t.tgfoid = 'busymate_stats.capture_change'::regproc
+                          and t.tgenabled <> 'A')) then
+        insert into busymate_stats.seal_markers values ('trigger disabled', clock_timestamp());
+    end if;
+exception when others then
+    return;
+end
+$$;
+comment on function busymate_stats.watch_alter() is 'Event trigger: voids the seal when a capture trigger is disabled.';
+
+create function busymate_stats.watch_drop() returns event_trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    if exists (select from pg_event_trigger_dropped_objects() dropped
+                where dropped.object_type = 'trigger'
+                  and dropped.address_names[3] like 'busymate\_stats\_%') then
+        insert into busymate_stats.seal_markers values ('trigger dropped', clock_timestamp());
+    end if;
+exception when others then
+    return;
+end
+$$;
+comment on function busymate_stats.watch_drop() is 'Event trigger: voids the seal when a capture trigger is dropped.';
+
+create event trigger busymate_stats_alter on ddl_command_end
+    when tag in ('ALTER TABLE', 'ALTER TRIGGER') execute function busymate_stats.watch_alter();
+create event trigger busymate_stats_drop on sql_drop
+    when tag in ('DROP TRIGGER', 'ALTER TABLE', 'DROP OWNED') execute function busymate_stats.watch_drop();
+alter event trigger busymate_stats_alter enable always;
+alter event trigger busymate_stats_drop enable always;
+comment on event trigger busymate_stats_alter is 'Notices a disabled capture trigger.';
+comment on event trigger busymate_stats_drop is 'Notices a dropped capture trigger.';
+
+create function busymate_stats.verify() returns table (figure text, incremental jsonb, recomputed jsonb)
+    language plpgsql stable
+    set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    as_of timestamptz := clock_timestamp();
+    sealed jsonb := busymate_stats.stats_at(as_of);
+    plain jsonb := busymate_stats.stats_recomputed(as_of);
+begin
+    return query
+        select keys.figure, sealed -> keys.figure, plain -> keys.figure
+          from jsonb_object_keys(coalesce(sealed, plain)) keys (figure)
+         where sealed -> keys.figure is distinct from plain -> keys.figure;
+end
+$$;
+comment on function busymate_stats.verify() is
+    'Computes the statistics both ways under one snapshot: a row for each figure that differs, so none.';

@@ -1,0 +1,131 @@
+-- How the feeds are kept, and how one sees that.
+
+create table busymate_stats.feed_health (
+    feed text primary key,
+    last_refresh timestamptz,
+    duration interval,
+    last_error text,
+    error_since timestamptz,
+    note text,
+    note_since timestamptz
+) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
+comment on table busymate_stats.feed_health is 'How the last refresh of each feed ended. Read it through health.';
+comment on column busymate_stats.feed_health.feed is 'The feed.';
+comment on column busymate_stats.feed_health.last_refresh is 'When it was last refreshed.';
+comment on column busymate_stats.feed_health.duration is 'How long that took.';
+comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
+comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
+comment on column busymate_stats.feed_health.note is 'Why the last tick could do no more, where that is no error.';
+comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
+
+create function busymate_stats.restore_publications() returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    perform busymate_stats.add_to_publication(remembered.name)
+       from busymate_stats.publications remembered
+       join pg_publication present on present.pubname = remembered.name;
+end
+$$;
+comment on function busymate_stats.restore_publications() is
+    'Puts the feeds back into the publications that publish() remembered and that are still there.';
+
+create function busymate_stats.announce() returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'announce_wrapper';
+comment on function busymate_stats.announce() is
+    'Has the launcher look at this database once the running transaction has committed.';
+
+-- The view runs with its owner's rights and says itself who sees its rows. What it shows of the launcher it reads from a
+-- setting: a function would need EXECUTE for every reader.
+create view busymate_stats.health with (security_barrier = true) as
+    with launcher as (
+        select pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb as state,
+               pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval,
+               pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval
+         -- has_capability loads the library, which defines the settings.
+         where public.has_capability('stats', 'view')
+            or public.has_capability('status', 'view')
+            or pg_catalog.pg_has_role('pg_monitor', 'usage')
+    ),
+    facts as (
+        select exists (select from busymate_stats.attachment) as attached,
+               (select e.extversion from pg_catalog.pg_extension e where e.extname = 'busymate_stats') as extension,
+               (select pg_catalog.jsonb_agg(remembered.name order by remembered.name)
+                  from busymate_stats.publications remembered
+                 where exists (
+                     select from (values ('public.service_stats'::pg_catalog.regclass),
+                                         ('public.service_status'::pg_catalog.regclass)) feed (relid)
+                      where not exists (
+                          select from pg_catalog.pg_publication p,
+                                      lateral pg_catalog.pg_get_publication_tables(p.pubname) member
+                           where p.pubname = remembered.name and member.relid = feed.relid))) as unpublished
+    )
+    select 'stats'::text as feed,
+           kept.last_refresh,
+           pg_catalog.clock_timestamp() - kept.last_refresh as age,
+           kept.duration,
+           kept.last_error,
+           case when not facts.attached or launcher.refresh_interval = interval '0' then false
+                else coalesce(kept.last_refresh < pg_catalog.clock_timestamp() - 3 * launcher.refresh_interval, true)
+           end as stale,
+           (launcher.state ->> 'preloaded')::boolean as preloaded,
+           launcher.state ->> 'launcher_pid' is not null as worker_running,
+           pg_catalog.jsonb_build_object(
+               'attached', facts.attached,
+               'error_since', kept.error_since,
+               'refresh_interval', launcher.refresh_interval,
+               'launcher_pid', launcher.state -> 'launcher_pid',
+               'no_free_worker_slot_since', launcher.state -> 'no_free_worker_slot_since',
+               'library_version', launcher.state -> 'library_version',
+               'extension_version', facts.extension,
+               'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
+               'publications_incomplete', coalesce(facts.unpublished, '[]')
+           ) as detail
+      from launcher
+     cross join facts
+      left join busymate_stats.feed_health kept on kept.feed = 'stats'
+    union all
+    select 'seal', kept.last_refresh, pg_catalog.clock_timestamp() - kept.last_refresh, null, kept.last_error,
+           case when not facts.attached or launcher.seal_interval = interval '0' then false
+                else coalesce(kept.last_refresh < pg_catalog.clock_timestamp() - 3 * launcher.seal_interval, true)
+           end,
+           (launcher.state ->> 'preloaded')::boolean,
+           launcher.state ->> 'launcher_pid' is not null,
+           pg_catalog.jsonb_build_object(
+               'sealed', sealed.boundary is not null and marked.reason is null and kept.note is null,
+               'boundary', sealed.boundary,
+               'rows_sealed', sealed.total,
+               'reason', coalesce(marked.reason, kept.note),
+               'since', coalesce(marked.made_at, kept.note_since),
+               'error_since', kept.error_since,
+               'seal_interval', launcher.seal_interval)
+      from launcher
+     cross join facts
+      left join busymate_stats.feed_health kept on kept.feed = 'seal'
+      left join (select s.boundary, s.total from busymate_stats.seal_state s
+                  where s.boundary = s.goal order by s.version desc limit 1) sealed on true
+      left join (select m.reason, m.made_at from busymate_stats.seal_markers m
+                  order by m.made_at limit 1) marked on true
+    union all
+    -- Nobody of ours writes this feed yet: its age is told, no staleness.
+    select 'status', written.updated_at, pg_catalog.clock_timestamp() - written.updated_at, null, null, false,
+           (launcher.state ->> 'preloaded')::boolean,
+           launcher.state ->> 'launcher_pid' is not null,
+           pg_catalog.jsonb_build_object('written', written.updated_at is not null)
+      from launcher
+      left join public.service_status written on written.id = 1;
+comment on view busymate_stats.health is
+    'How the feeds are kept: for holders of stats:view or status:view, and members of pg_monitor.';
+comment on column busymate_stats.health.feed is 'The feed.';
+comment on column busymate_stats.health.last_refresh is 'When it was last refreshed.';
+comment on column busymate_stats.health.age is 'How long ago that was.';
+comment on column busymate_stats.health.duration is 'How long it took.';
+comment on column busymate_stats.health.last_error is 'What the refreshes since then failed with; null when they work.';
+comment on column busymate_stats.health.stale is 'Whether three intervals have passed without a refresh.';
+comment on column busymate_stats.health.preloaded is 'Whether the library is in shared_preload_libraries, so that there is a launcher.';
+comment on column busymate_stats.health.worker_running is 'Whether the launcher runs.';
+comment on column busymate_stats.health.detail is 'More: versions, intervals, publications, worker slots.';

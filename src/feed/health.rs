@@ -1,0 +1,102 @@
+//! How each feed fares, for the view `health`, and for the log when it changes.
+
+use crate::fleet::Timestamp;
+use crate::fleet::sealed::sealer;
+use crate::pg::query::{Param, execute, select_latest};
+use crate::pg::relation::lock_for_writing_now;
+use crate::pg::scan::find_relation;
+use crate::pg::transaction::Failure;
+use pgrx::prelude::*;
+use std::time::Duration;
+
+/// A refresh that worked.
+pub struct Refresh {
+    /// The moment of its figures.
+    pub as_of: Timestamp,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Keeps how a refresh ended.
+pub fn record(feed: &str, result: &Result<Refresh, Failure>) {
+    match result {
+        Ok(refresh) => execute(
+            "insert into busymate_stats.feed_health as kept (feed, last_refresh, duration)
+             values ($1, $2, $3 * interval '1 microsecond')
+             on conflict (feed) do update
+                set last_refresh = excluded.last_refresh, duration = excluded.duration,
+                    last_error = null, error_since = null",
+            &[
+                Param::Text(feed),
+                Param::Timestamp(refresh.as_of),
+                Param::Int(refresh.duration.as_micros() as i64),
+            ],
+        ),
+        Err(failure) => execute(
+            "insert into busymate_stats.feed_health as kept (feed, last_error, error_since)
+             values ($1, $2, pg_catalog.clock_timestamp())
+             on conflict (feed) do update
+                set last_error = excluded.last_error,
+                    error_since = coalesce(kept.error_since, excluded.error_since)",
+            &[Param::Text(feed), Param::Text(&describe(failure))],
+        ),
+    }
+}
+
+/// [`record`], and a line in the log when an error appears, changes or goes.
+pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
+    let before = select_latest(
+        "select last_error from busymate_stats.feed_health where feed = $1",
+        &[Param::Text(feed)],
+        |row| row.text(1),
+    )
+    .pop()
+    .flatten();
+    record(feed, result);
+    match (before, result) {
+        (before, Err(failure)) if before.as_deref() != Some(&*describe(failure)) => {
+            let message = format!("busymate_stats could not refresh the {feed} feed: {}", failure.message);
+            ereport!(
+                WARNING,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                message,
+                format!(
+                    "SQLSTATE {}. It is tried again at every tick; busymate_stats.health shows it.",
+                    failure.sqlstate
+                )
+            );
+        }
+        (Some(_), Ok(_)) => log!("busymate_stats refreshes the {feed} feed again"),
+        _ => {}
+    }
+}
+
+/// Keeps how a tick of the sealer ended: well, with a reason why no more could be done, or with an error. False when our
+/// table is locked against writing.
+pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {
+    if !find_relation("busymate_stats", "feed_health").is_some_and(lock_for_writing_now) {
+        return false;
+    }
+    match result {
+        Ok(reason) => {
+            let reason = reason.clone().or_else(sealer::progress);
+            execute(
+                "insert into busymate_stats.feed_health as kept (feed, last_refresh, note, note_since)
+                 values ('seal', pg_catalog.clock_timestamp(), nullif($1, ''),
+                         case when $1 <> '' then pg_catalog.clock_timestamp() end)
+                 on conflict (feed) do update
+                    set last_refresh = excluded.last_refresh, note = excluded.note,
+                        note_since = case when excluded.note is null then null
+                                          else coalesce(kept.note_since, excluded.note_since) end,
+                        last_error = null, error_since = null",
+                &[Param::Text(reason.as_deref().unwrap_or_default())],
+            );
+        }
+        Err(failure) => record_and_log("seal", &Err(failure.clone())),
+    }
+    true
+}
+
+fn describe(failure: &Failure) -> String {
+    format!("{}: {}", failure.sqlstate, failure.message)
+}

@@ -1,0 +1,67 @@
+//! `service_stats`: one row, replaced in place.
+
+use super::health::{self, Refresh};
+use crate::pg::query::{Param, execute};
+use crate::pg::relation::lock_for_writing_now;
+use crate::pg::scan::find_relation;
+use crate::pg::transaction::{attempt, attempt_within};
+use crate::{fleet, version};
+use pgrx::prelude::*;
+use serde_json::Value;
+use std::time::Instant;
+
+const FEED: &str = "stats";
+
+/// Computes the fleet's statistics and puts them into the row of `service_stats`; gives its `updated_at`.
+///
+/// Not gated by claims (a scheduled job has none): EXECUTE is the owner's to grant, and the function is a SECURITY
+/// DEFINER one, for its caller needs no right on the table.
+#[pg_extern]
+fn refresh_stats() -> TimestampWithTimeZone {
+    version::require_match();
+    let started = Instant::now();
+    let (snapshot, as_of) = fleet::snapshot_now();
+    store(&snapshot, as_of);
+    health::record(FEED, &Ok(Refresh { as_of, duration: started.elapsed() }));
+    restore_publications();
+    fleet::timestamp(as_of)
+}
+
+/// A background worker's refresh. False when our tables are locked against writing, as DROP EXTENSION does: then
+/// nothing was done.
+///
+/// The figures are computed before any of our tables is locked, so that DROP and ALTER EXTENSION need not wait for a
+/// slow computation.
+pub fn tick(limit_ms: i32) -> bool {
+    if !fleet::is_attached() {
+        return true;
+    }
+    let started = Instant::now();
+    let computed = attempt_within(limit_ms, fleet::snapshot_now);
+    let ours = [find_relation("public", "service_stats"), find_relation("busymate_stats", "feed_health")];
+    if !ours.iter().all(|table| table.is_some_and(lock_for_writing_now)) {
+        return false;
+    }
+    let result = computed.and_then(|(snapshot, as_of)| {
+        attempt(|| {
+            store(&snapshot, as_of);
+            Refresh { as_of, duration: started.elapsed() }
+        })
+    });
+    let result = result.and_then(|refresh| attempt(restore_publications).map(|()| refresh));
+    health::record_and_log(FEED, &result);
+    true
+}
+
+fn store(snapshot: &Value, as_of: fleet::Timestamp) {
+    execute(
+        "insert into public.service_stats as feed (id, snapshot, updated_at) values (1, $1::pg_catalog.jsonb, $2) \
+         on conflict (id) do update set snapshot = excluded.snapshot, updated_at = excluded.updated_at",
+        &[Param::Text(&snapshot.to_string()), Param::Timestamp(as_of)],
+    );
+}
+
+/// A dump loses the membership of an extension's tables in a publication; the remembered row does not.
+fn restore_publications() {
+    execute("select busymate_stats.restore_publications()", &[]);
+}

@@ -1,0 +1,158 @@
+//! What writers do for the sealed window: nothing, but for rows that come late.
+//!
+//! The triggers fire after a statement, with its rows in transition tables. The threshold is read as it is committed at
+//! that moment, after the rows were written: a statement that began before the threshold moved must not miss the move.
+
+use super::clock::Timestamp;
+use super::sealed::counts::Entry;
+use crate::pg::append::{Cell, append};
+use crate::pg::relation::{column_number, column_type};
+use crate::pg::scan::{Seen, find_relation, newest};
+use crate::pg::transition::{Transition, arguments};
+use pgrx::heap_tuple::PgHeapTuple;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::{AllocatedByPostgres, PgTriggerError};
+use std::collections::HashMap;
+
+const SCHEMA: &str = "busymate_stats";
+
+/// Late changes kept in memory before they are written: an UPDATE of everything must not need memory for everything.
+const PENDING: usize = 10_000;
+
+/// The newest threshold: its generation, and the moment before which changes are written down.
+pub fn threshold(seen: Seen) -> Option<(i64, Timestamp)> {
+    let table = find_relation(SCHEMA, "capture")?;
+    let index = find_relation(SCHEMA, "capture_pkey")?;
+    newest(table, index, seen, |row| (row.int(1), row.timestamp(2)))
+}
+
+/// AFTER INSERT, UPDATE, DELETE and TRUNCATE on entries, by statement. Its arguments are the names of the columns that
+/// are counted: entry time, host, status, source, device.
+#[pg_trigger]
+fn capture_change<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
+    if matches!(trigger.op()?, PgTriggerOperation::Truncate) {
+        mark("truncated");
+        return Ok(None);
+    }
+    let relation = trigger.relid()?;
+    let columns = arguments(trigger);
+    let time = columns.first().map_or(0, |name| column_number(relation, name));
+    if time <= 0 || column_type(relation, time) != pg_sys::TIMESTAMPTZOID {
+        mark("entry time changed");
+        return Ok(None);
+    }
+    // A threshold that cannot be read counts as the end of time: too much written down is safe, too little never.
+    let (gen_, threshold) = threshold(Seen::Latest).unwrap_or((0, i64::MAX));
+    let mut late = Late { gen_, threshold, time, relation, columns, numbers: None, pending: HashMap::new() };
+    late.read(Transition::old(trigger), Transition::new(trigger));
+    late.write();
+    Ok(None)
+}
+
+/// Voids what is sealed: a row that the sealer will find.
+pub fn mark(reason: &str) {
+    if let Some(table) = find_relation(SCHEMA, "seal_markers") {
+        let now = pgrx::datetime::clock_timestamp().into_inner();
+        append(table, std::iter::once([Cell::Text(reason), Cell::Timestamp(now)]));
+    }
+}
+
+/// A counted column: its number, 0 when it is gone, and its type.
+type Column = (i16, pg_sys::Oid);
+
+struct Late {
+    gen_: i64,
+    threshold: Timestamp,
+    time: i16,
+    relation: pg_sys::Oid,
+    columns: Vec<String>,
+    /// Of host, status, source, device: looked up when the first late row comes.
+    numbers: Option<[Column; 4]>,
+    pending: HashMap<Entry, i64>,
+}
+
+impl Late {
+    /// Reads both tables side by side, so that an UPDATE that changes nothing counted cancels itself out as it goes.
+    fn read(&mut self, mut old: Option<Transition>, mut new: Option<Transition>) {
+        loop {
+            let before = old.as_mut().is_some_and(Transition::next);
+            let after = new.as_mut().is_some_and(Transition::next);
+            if before && let Some(row) = &old {
+                self.take(row, -1);
+            }
+            if after && let Some(row) = &new {
+                self.take(row, 1);
+            }
+            if !before && !after {
+                return;
+            }
+            if self.pending.len() >= PENDING {
+                self.write();
+            }
+        }
+    }
+
+    fn take(&mut self, row: &Transition, n: i64) {
+        // A null entry time is in no window, but in the total: it stands before every moment.
+        let time = row.value(self.time).map_or(i64::MIN, |datum| datum.value() as i64);
+        if time >= self.threshold {
+            return;
+        }
+        let entry = self.entry(row, time);
+        let sum = self.pending.entry(entry).or_insert(0);
+        *sum += n;
+    }
+
+    fn entry(&mut self, row: &Transition, time: Timestamp) -> Entry {
+        let (relation, columns) = (self.relation, &self.columns);
+        let [host, status, source, device] = *self.numbers.get_or_insert_with(|| {
+            std::array::from_fn(|place| {
+                let number = columns.get(place + 1).map_or(0, |name| column_number(relation, name));
+                if number <= 0 {
+                    mark("column changed");
+                }
+                (number, if number > 0 { column_type(relation, number) } else { pg_sys::InvalidOid })
+            })
+        });
+        let text = |(number, kind): Column| if number > 0 { row.text(number, kind) } else { None };
+        let class = text(status).and_then(|status| status.parse().ok()).map_or(0, class_of);
+        Entry {
+            time,
+            source: text(source).unwrap_or_else(|| "unknown".into()),
+            class,
+            host: text(host),
+            device: text(device),
+        }
+    }
+
+    fn write(&mut self) {
+        self.pending.retain(|_, n| *n != 0);
+        if self.pending.is_empty() {
+            return;
+        }
+        let gen_ = self.gen_;
+        if let Some(table) = find_relation(SCHEMA, "late_changes") {
+            let rows = self.pending.iter().map(|(entry, n)| {
+                [
+                    Cell::Int(gen_),
+                    Cell::Timestamp(entry.time),
+                    Cell::Text(&entry.source),
+                    Cell::Int(entry.class),
+                    entry.host.as_deref().map_or(Cell::Null, Cell::Text),
+                    entry.device.as_deref().map_or(Cell::Null, Cell::Text),
+                    Cell::Int(*n),
+                ]
+            });
+            append(table, rows);
+        }
+        self.pending.clear();
+    }
+}
+
+/// The class of a status, 1 to 5; 0 for one outside of 100 to 599.
+fn class_of(status: i64) -> i64 {
+    if (100..=599).contains(&status) { status / 100 } else { 0 }
+}

@@ -1,0 +1,110 @@
+//! Counts by key, and what changes them. Pure.
+
+use super::window::Interval;
+use crate::fleet::clock::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// Occurrences by key. A key that occurs not at all may be missing or stand at 0.
+pub type Counts = HashMap<String, i64>;
+
+/// Adds `count` occurrences of `key`.
+pub fn add(counts: &mut Counts, key: &str, count: i64) {
+    match counts.get_mut(key) {
+        Some(sum) => *sum += count,
+        None => {
+            counts.insert(key.to_owned(), count);
+        }
+    }
+}
+
+/// What is counted of an entry, and of a late change to one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// When it happened.
+    pub time: Timestamp,
+    /// Its source; a null one is `unknown`.
+    pub source: String,
+    /// Its status class 1 to 5; 0 for a status outside of them, and for none.
+    pub class: i64,
+    /// Its host.
+    pub host: Option<String>,
+    /// Its device, as text.
+    pub device: Option<String>,
+}
+
+/// How many status classes there are, with 0 for those that do not show.
+pub const CLASSES: usize = 6;
+
+/// What changes between two states of the sealed window, or between one and an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Rows.
+    pub total: i64,
+    /// Rows in the last 24 hours.
+    pub day: i64,
+    /// Rows in the last hour.
+    pub hour: i64,
+    /// Of the last 24 hours, by source.
+    pub sources: Counts,
+    /// Of the last 24 hours, by status class.
+    pub classes: [i64; CLASSES],
+    /// Of the last 24 hours, by host.
+    pub hosts: Counts,
+    /// Of the last 24 hours, by device.
+    pub devices: Counts,
+}
+
+impl Changes {
+    /// Counts `n` occurrences of an entry into the figures of the last 24 hours.
+    pub fn count_into_day(&mut self, entry: &Entry, n: i64) {
+        self.day += n;
+        add(&mut self.sources, &entry.source, n);
+        self.count_class(entry.class, n);
+        if let Some(host) = &entry.host {
+            add(&mut self.hosts, host, n);
+        }
+        if let Some(device) = &entry.device {
+            add(&mut self.devices, device, n);
+        }
+    }
+
+    /// Counts `n` occurrences of a status class.
+    pub fn count_class(&mut self, class: i64, n: i64) {
+        if let Some(sum) = usize::try_from(class).ok().and_then(|class| self.classes.get_mut(class)) {
+            *sum += n;
+        }
+    }
+
+    /// Takes a late change to a row before the boundary into account: such a row was counted as it was.
+    pub fn count_late(&mut self, entry: &Entry, n: i64, day: Interval, hour: Interval) {
+        self.total += n;
+        if day.contains(entry.time) {
+            self.count_into_day(entry, n);
+        }
+        if hour.contains(entry.time) {
+            self.hour += n;
+        }
+    }
+}
+
+/// Every key of hosts and devices with its count: what the top lists are cut from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyCounts {
+    /// By host.
+    pub hosts: Counts,
+    /// By device.
+    pub devices: Counts,
+}
+
+impl KeyCounts {
+    /// Adds the counts of a later difference.
+    pub fn apply(&mut self, difference: &KeyCounts) {
+        for (to, from) in [(&mut self.hosts, &difference.hosts), (&mut self.devices, &difference.devices)] {
+            for (key, count) in from {
+                add(to, key, *count);
+            }
+            to.retain(|_, count| *count != 0);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The sealed window: exact figures at a cost that does not grow with the table.
+//!
+//! `sealer` moves a boundary forward and counts what lies before it; `reader` corrects those counts by the few rows
+//! between the sealed windows and the ones asked for; writers write down what they change behind the boundary's back
+//! (`capture`, next door). What decides is pure: `window`, `counts`, `toplist`.
+
+pub mod counts;
+pub mod reader;
+mod rows;
+pub mod sealer;
+pub mod state;
+pub mod toplist;
+pub mod window;

@@ -1,0 +1,175 @@
+//! Figures from what is sealed: the counts, the late changes, and the rows between the sealed windows and those asked
+//! for. All under the caller's own snapshot, whatever it is.
+
+use super::counts::{Changes, Counts, add};
+use super::rows::Rows;
+use super::sealer::late_changes;
+use super::state::{State, fingerprint, load_keys, marker};
+use super::toplist::{TopList, top_of};
+use super::window::{Interval, corrections};
+use crate::fleet::attachment::Attachment;
+use crate::fleet::clock::{DAY, HOUR, Timestamp};
+use crate::fleet::figures::{Count, Figures, MIX_KEYS};
+use crate::pg::identity::{as_owner, owner_of, trigger_depth};
+use crate::pg::relation::LockedRelation;
+use crate::pg::scan::{Seen, find_relation};
+use crate::settings;
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// An answer further away from the boundary than this is not worth correcting.
+const NEAR: i64 = HOUR;
+
+/// Fills in what comes from entries, and gives the busiest devices; or says why the plain query must answer.
+pub fn read_entries(
+    fleet: &Attachment,
+    entries: &LockedRelation,
+    figures: &mut Figures,
+) -> Result<Vec<Count>, String> {
+    let state = usable_state(fleet, entries)?;
+    let as_of = figures.as_of;
+    if (as_of - state.boundary).abs() > NEAR {
+        return Err("the moment asked for is far from what is sealed".into());
+    }
+    let own = own_tables_owner()?;
+    let changes = changes_since(&state, fleet, entries, own, as_of);
+
+    figures.total_entries = state.total + changes.total;
+    figures.entries_24h = state.last_day + changes.day;
+    figures.entries_1h = state.last_hour + changes.hour;
+    figures.sources = counts(top_of(&sum(&state.maps.sources, &changes.sources), MIX_KEYS as usize));
+    figures.status_classes = (1..)
+        .zip(state.maps.classes.iter().zip(changes.classes).skip(1))
+        .map(|(class, (sealed, change)): (i64, _)| Count { key: class.to_string(), count: sealed + change })
+        .filter(|class| class.count != 0)
+        .collect();
+
+    let n = settings::top_n() as usize;
+    let hosts = top(&state.maps.hosts, n, &changes.hosts, || keys_at(&state, own).hosts.clone());
+    let devices = top(&state.maps.devices, n, &changes.devices, || keys_at(&state, own).devices.clone());
+    figures.top_domains = counts(hosts);
+    Ok(counts(devices))
+}
+
+/// The newest state that this snapshot sees, if what it counts still holds.
+fn usable_state(fleet: &Attachment, entries: &LockedRelation) -> Result<State, String> {
+    // A row trigger sees rows of a statement whose changes are not written down yet.
+    if trigger_depth() > 0 {
+        return Err("asked for by a trigger".into());
+    }
+    let print = fingerprint(entries, fleet)?;
+    // The markers before the epoch: when a rebuild commits in between, the epoch tells.
+    if let Some(reason) = marker(Seen::Latest).or_else(|| marker(Seen::Statement)) {
+        return Err(reason);
+    }
+    let state = State::newest(Seen::Statement).ok_or("nothing is sealed yet")?;
+    if State::number_and_epoch(Seen::Latest).map(|(_, epoch)| epoch) != Some(state.epoch) {
+        return Err("everything was counted anew since this snapshot".into());
+    }
+    if !state.is_complete() {
+        return Err("entries are being counted".into());
+    }
+    if state.fingerprint != print {
+        return Err("the relation has changed since".into());
+    }
+    Ok(state)
+}
+
+fn own_tables_owner() -> Result<pg_sys::Oid, String> {
+    find_relation("busymate_stats", "late_changes").and_then(owner_of).ok_or("a table of ours is gone".into())
+}
+
+/// What stands between the state and the figures as of `as_of`.
+fn changes_since(
+    state: &State,
+    fleet: &Attachment,
+    entries: &LockedRelation,
+    own: pg_sys::Oid,
+    as_of: Timestamp,
+) -> Changes {
+    let mut changes = Changes::default();
+    let (day, hour) = (state.day(), state.hour());
+    for (entry, n) in as_owner(own, || late_changes(state.boundary, state.gen_)) {
+        changes.count_late(&entry, n, day, hour);
+    }
+    as_owner(entries.owner, || {
+        let rows = Rows::of(&entries.name, fleet);
+        let entered = Interval { from: state.boundary, to: as_of + 1 };
+        let mut count = 0;
+        for one in corrections(day, Interval::answer(as_of, DAY)) {
+            rows.each(one.rows, |entry| {
+                changes.count_into_day(&entry, one.weight);
+                if one.rows == entered {
+                    count += 1;
+                }
+            });
+        }
+        for one in corrections(hour, Interval::answer(as_of, HOUR)) {
+            changes.hour += one.weight * if one.rows == entered { count } else { rows.count(one.rows) };
+        }
+        // Entries of the future count in the total.
+        changes.total += if entered.is_empty() {
+            rows.count_from(state.boundary)
+        } else {
+            count + rows.count_from(entered.to)
+        };
+    });
+    changes
+}
+
+fn sum(sealed: &Counts, changes: &Counts) -> Counts {
+    let mut sum = sealed.clone();
+    for (key, count) in changes {
+        add(&mut sum, key, *count);
+    }
+    sum
+}
+
+/// A top list: from the list where it can tell, else with every key at hand.
+fn top(list: &TopList, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllKeys>) -> Vec<(String, i64)> {
+    list.top(n, changes, None).unwrap_or_else(|| {
+        let all = all();
+        let known = all.list.top(n, changes, Some(&all.counts));
+        known.unwrap_or_else(|| top_of(&sum(&all.counts, changes), n))
+    })
+}
+
+/// Every key of hosts or of devices in one version of the state, and the list made of them.
+struct AllKeys {
+    counts: Counts,
+    list: TopList,
+}
+
+struct KeysAt {
+    /// The table, the version and its boundary: a version's number alone comes again after a detach.
+    of: (pg_sys::Oid, i64, Timestamp),
+    hosts: Rc<AllKeys>,
+    devices: Rc<AllKeys>,
+}
+
+/// More keys than this are not kept in the backend.
+const KEPT_KEYS: usize = 500_000;
+
+thread_local! {
+    /// A version never changes, so a backend may keep what it has read of it.
+    static KEYS: RefCell<Option<Rc<KeysAt>>> = const { RefCell::new(None) };
+}
+
+fn keys_at(state: &State, own: pg_sys::Oid) -> Rc<KeysAt> {
+    let table = find_relation("busymate_stats", "seal_keys").unwrap_or(pg_sys::InvalidOid);
+    let of = (table, state.version, state.boundary);
+    if let Some(kept) = KEYS.with_borrow(|kept| kept.clone().filter(|kept| kept.of == of)) {
+        return kept;
+    }
+    let keys = as_owner(own, || load_keys(state.version).0);
+    let count = keys.hosts.len() + keys.devices.len();
+    let all = |counts: Counts| Rc::new(AllKeys { list: TopList::of(&counts), counts });
+    let read = Rc::new(KeysAt { of, hosts: all(keys.hosts), devices: all(keys.devices) });
+    KEYS.set((count <= KEPT_KEYS).then(|| Rc::clone(&read)));
+    read
+}
+
+fn counts(keys: Vec<(String, i64)>) -> Vec<Count> {
+    keys.into_iter().map(|(key, count)| Count { key, count }).collect()
+}

@@ -1,0 +1,106 @@
+//! Reading entries by their time, as their owner. Every query has the interval's ends as its only parameters, so that
+//! a backend plans each once.
+
+use super::counts::{Changes, Entry, add};
+use super::window::Interval;
+use crate::fleet::attachment::Attachment;
+use crate::fleet::clock::Timestamp;
+use crate::pg::query::{Param, Row, select, select_planned};
+use pgrx::spi::quote_identifier;
+
+/// The queries over one relation of entries.
+pub struct Rows {
+    relation: String,
+    time: String,
+    values: String,
+}
+
+fn ends(interval: Interval) -> [Param<'static>; 2] {
+    [Param::Timestamp(interval.from), Param::Timestamp(interval.to)]
+}
+
+impl Rows {
+    /// The queries over `relation`, a quoted name.
+    pub fn of(relation: &str, fleet: &Attachment) -> Self {
+        let [time, host, status, source, device] =
+            [&fleet.entry_time, &fleet.host, &fleet.status, &fleet.source, &fleet.entry_device]
+                .map(quote_identifier);
+        let values = format!(
+            "coalesce({source}::text, 'unknown') collate \"C\" as source,
+             case when {status} between 100 and 599 then {status} / 100 else 0 end::int8 as class,
+             {host}::text collate \"C\" as host, {device}::text collate \"C\" as device"
+        );
+        Self { relation: relation.to_owned(), time, values }
+    }
+
+    fn within(&self) -> String {
+        format!("from {} where {} >= $1 and {} < $2", self.relation, self.time, self.time)
+    }
+
+    /// How many rows are in an interval.
+    pub fn count(&self, interval: Interval) -> i64 {
+        select_planned(&format!("select count(*) {}", self.within()), &ends(interval), |row| row.int(1))
+            .pop()
+            .unwrap_or(0)
+    }
+
+    /// How many rows there are from `from` on, to the end of time.
+    pub fn count_from(&self, from: Timestamp) -> i64 {
+        // An interval with two ends, though nothing is later: the planner takes one with a single end for a third of the
+        // table.
+        let sql = format!(
+            "select count(*) from {} where {} >= $1 and {} <= $2",
+            self.relation, self.time, self.time
+        );
+        let ends = [Param::Timestamp(from), Param::Timestamp(Timestamp::MAX)];
+        select_planned(&sql, &ends, |row| row.int(1)).pop().unwrap_or(0)
+    }
+
+    /// Hands over each row of an interval: for few rows.
+    pub fn each(&self, interval: Interval, mut each: impl FnMut(Entry)) {
+        let sql = format!("select {}, {} {}", self.time, self.values, self.within());
+        select_planned(&sql, &ends(interval), |row: &Row| {
+            each(Entry {
+                time: row.timestamp(1),
+                source: row.text(2).unwrap_or_default(),
+                class: row.int(3),
+                host: row.text(4),
+                device: row.text(5),
+            });
+        });
+    }
+
+    /// Counts the rows of an interval into the figures of the last 24 hours, `weight` times: for many rows. Gives how
+    /// many they were.
+    pub fn count_into_day(&self, interval: Interval, weight: i64, changes: &mut Changes) -> i64 {
+        let sql = format!(
+            "select grouping(source, class, host, device)::int8, source, class, host, device, count(*)
+               from (select {} {}) entry
+              group by grouping sets ((source), (class), (host), (device), ())",
+            self.values,
+            self.within()
+        );
+        let mut rows = 0;
+        select(&sql, &ends(interval), |row| {
+            let count = weight * row.int(6);
+            // A bit is set for each column that the row is not grouped by.
+            match row.int(1) {
+                0b0111 => add(&mut changes.sources, &row.text(2).unwrap_or_default(), count),
+                0b1011 => changes.count_class(row.int(3), count),
+                0b1101 => row.text(4).iter().for_each(|host| add(&mut changes.hosts, host, count)),
+                0b1110 => row.text(5).iter().for_each(|device| add(&mut changes.devices, device, count)),
+                _ => rows = row.int(6),
+            }
+        });
+        changes.day += weight * rows;
+        rows
+    }
+
+    /// The first moment at or after `from` that an entry has, before `to`.
+    pub fn first_time(&self, interval: Interval) -> Option<Timestamp> {
+        let sql = format!("select min({}) {}", self.time, self.within());
+        // -infinity is a moment that an entry may have, so null needs a sign of its own.
+        let sql = format!("select m is not null, m from ({sql}) first (m)");
+        select(&sql, &ends(interval), |row| row.bool(1).then(|| row.timestamp(2))).pop().flatten()
+    }
+}

@@ -1,0 +1,357 @@
+//! Moving the seal forward. Each step is a short transaction, and makes no statement of a user wait: what it needs and
+//! cannot have at once, it does without until the next tick.
+//!
+//! `docs/architecture.md` argues why what comes out is exact.
+
+use super::counts::{Changes, Entry, KeyCounts};
+use super::rows::Rows;
+use super::state::{self, NEVER, State, fingerprint, load_keys, store_keys};
+use super::toplist::TopList;
+use super::window::{Interval, corrections};
+use crate::fleet::attachment::{self, Attachment};
+use crate::fleet::capture;
+use crate::fleet::clock::{DAY, HOUR, Timestamp};
+use crate::pg::identity::as_owner;
+use crate::pg::query::{Param, execute, select, select_one, select_planned};
+use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_now};
+use crate::pg::scan::{Seen, find_relation};
+use crate::settings;
+use pgrx::pg_sys;
+use std::time::{Duration, Instant};
+
+/// A chunk that took less than this is followed by a longer one.
+const QUICK: Duration = Duration::from_millis(100);
+
+/// A chunk that took more than this is followed by a shorter one.
+const SLOW: Duration = Duration::from_millis(300);
+
+/// Differences after which every key is written anew.
+const DIFFERENCES: i64 = 60;
+
+/// How a step went on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something was done; more may be to do.
+    Moved,
+    /// Nothing is to be done now.
+    Done,
+    /// Nothing can be done now, and why.
+    Waits(String),
+}
+
+/// How long a chunk of a backlog is, in entry time; it adapts to what a chunk costs.
+pub struct Stride(i64);
+
+impl Stride {
+    /// A first guess.
+    pub fn new() -> Self {
+        Self(HOUR)
+    }
+
+    fn learn(&mut self, took: Duration) {
+        if took < QUICK {
+            self.0 = self.0.saturating_mul(4).min(365 * DAY);
+        } else if took > SLOW {
+            self.0 = (self.0 / 2).max(1_000_000);
+        }
+    }
+}
+
+/// Takes what a step needs, before its snapshot is taken: the fleet, the entries locked against DDL, and the right to
+/// be the only sealer.
+pub struct Ground {
+    fleet: Attachment,
+    entries: LockedRelation,
+}
+
+impl Ground {
+    /// Nothing of it waits. `Err` says why it cannot be had.
+    pub fn take() -> Result<Self, Step> {
+        let Some(fleet) = attachment::read(Seen::Latest) else {
+            return Err(Step::Done);
+        };
+        let alone = find_relation("busymate_stats", "seal_state").is_some_and(lock_alone_now);
+        if !alone {
+            return Err(Step::Waits("another sealer is at work".into()));
+        }
+        if !lock_now(fleet.entries) {
+            return Err(Step::Waits("entries are locked".into()));
+        }
+        match lock(fleet.entries) {
+            Some(entries) => Ok(Self { fleet, entries }),
+            None => Err(Step::Waits("the relation of entries is gone".into())),
+        }
+    }
+
+    /// Remembers who is writing, once for each threshold and after it was committed.
+    pub fn look(&self) -> Step {
+        look(self.entries.oid)
+    }
+
+    /// One chunk, under the transaction's one snapshot.
+    pub fn seal(&self, stride: &mut Stride) -> Step {
+        let print = match fingerprint(&self.entries, &self.fleet) {
+            Ok(print) => print,
+            Err(reason) => return Step::Waits(reason),
+        };
+        let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
+            return Step::Waits("there is no capture threshold".into());
+        };
+        let Some(writers) = look_of(gen_) else {
+            return Step::Done; // nobody has looked yet: the next step does
+        };
+        if let Some(writer) = still_writing(&writers) {
+            return Step::Waits(writer);
+        }
+        let present = State::newest(Seen::Statement);
+        let (version, epoch) = State::number_and_epoch(Seen::Statement).unwrap_or((0, 0));
+        let version = version + 1;
+        let void = state::marker(Seen::Statement).is_some();
+        let present = match present {
+            Some(present) if !void && present.fingerprint == print => present,
+            _ => {
+                start_anew(version, epoch + 1, gen_, threshold, print);
+                return Step::Moved;
+            }
+        };
+        if present.boundary >= threshold {
+            return Step::Done;
+        }
+        self.seal_chunk(present, version, gen_, threshold, stride);
+        Step::Moved
+    }
+
+    fn seal_chunk(&self, mut state: State, version: i64, gen_: i64, goal: Timestamp, stride: &mut Stride) {
+        let started = Instant::now();
+        let rows = Rows::of(&self.entries.name, &self.fleet);
+        let (day, hour) = (state.day(), state.hour());
+        let boundary = state.boundary;
+        let next = as_owner(self.entries.owner, || next_boundary(&rows, boundary, goal, stride.0));
+        let mut changes = Changes::default();
+        for (entry, n) in late_before(boundary) {
+            changes.count_late(&entry, n, day, hour);
+        }
+        execute("delete from busymate_stats.late_changes where entry_time < $1", &[Param::Timestamp(next)]);
+
+        let new_day = Interval::sealed(goal, next, DAY);
+        let new_hour = Interval::sealed(goal, next, HOUR);
+        let reset = new_day.is_empty() && !day.is_empty();
+        as_owner(self.entries.owner, || {
+            let entered = Interval { from: boundary, to: next };
+            let mut total = None;
+            if !reset {
+                for one in corrections(day, new_day) {
+                    let count = rows.count_into_day(one.rows, one.weight, &mut changes);
+                    if one.rows == entered {
+                        total = Some(count);
+                    }
+                }
+                for one in corrections(hour, new_hour) {
+                    changes.hour += one.weight * rows.count(one.rows);
+                }
+            }
+            changes.total += total.unwrap_or_else(|| rows.count(entered));
+        });
+
+        state.version = version;
+        state.boundary = next;
+        state.goal = goal;
+        state.gen_ = gen_;
+        state.apply(&changes);
+        if reset {
+            state.clear_windows();
+        }
+        keep_keys(&mut state, changes, reset);
+        state.store();
+        stride.learn(started.elapsed());
+    }
+}
+
+/// Where this chunk ends: at the goal, or a stride ahead; never across the beginning of the goal's window, so that
+/// what lies before it is only counted, and gaps are skipped.
+fn next_boundary(rows: &Rows, boundary: Timestamp, goal: Timestamp, stride: i64) -> Timestamp {
+    let window = goal - DAY;
+    let end = if boundary < window { window } else { goal };
+    let begin = match boundary {
+        NEVER => rows.first_time(Interval { from: NEVER, to: end }).unwrap_or(end),
+        boundary => boundary,
+    };
+    if begin == NEVER {
+        // Entries of -infinity: they are a chunk of their own.
+        return rows.first_time(Interval { from: NEVER + 1, to: end }).unwrap_or(end);
+    }
+    begin.saturating_add(stride).min(end)
+}
+
+/// Everything that was counted is void: begin before the first entry. The late changes that this snapshot sees are in
+/// the rows that it will count, and the markers that it sees have had their say.
+fn start_anew(version: i64, epoch: i64, gen_: i64, goal: Timestamp, fingerprint: String) {
+    execute("delete from busymate_stats.seal_markers", &[]);
+    execute("delete from busymate_stats.late_changes", &[]);
+    State::nothing(version, epoch, gen_, goal, fingerprint).store();
+    store_keys(version, true, &KeyCounts::default());
+}
+
+/// Keeps the counts of every key, and the top lists good.
+fn keep_keys(state: &mut State, changes: Changes, reset: bool) {
+    let difference = KeyCounts { hosts: changes.hosts, devices: changes.devices };
+    if reset {
+        store_keys(state.version, true, &KeyCounts::default());
+        return;
+    }
+    let worn = state.maps.hosts.is_worn() || state.maps.devices.is_worn();
+    let differences: i64 =
+        select_one("select count(*) from busymate_stats.seal_keys where not base", &[], |row| row.int(1));
+    let base = differences >= DIFFERENCES;
+    if !worn && !base {
+        store_keys(state.version, false, &difference);
+        return;
+    }
+    let mut keys = load_keys(state.version).0;
+    keys.apply(&difference);
+    state.maps.hosts = TopList::of(&keys.hosts);
+    state.maps.devices = TopList::of(&keys.devices);
+    store_keys(state.version, base, if base { &keys } else { &difference });
+}
+
+/// The late changes that this snapshot sees, to rows before `boundary`.
+fn late_before(boundary: Timestamp) -> Vec<(Entry, i64)> {
+    late_changes(boundary, i64::MIN)
+}
+
+/// The late changes that this snapshot sees, to rows before `boundary`, of `gen_` and later.
+pub fn late_changes(boundary: Timestamp, gen_: i64) -> Vec<(Entry, i64)> {
+    select_planned(
+        "select entry_time, source, class, host, device, n from busymate_stats.late_changes
+          where gen >= $2 and entry_time < $1",
+        &[Param::Timestamp(boundary), Param::Int(gen_)],
+        |row| {
+            let entry = Entry {
+                time: row.timestamp(1),
+                source: row.text(2).unwrap_or_default(),
+                class: row.int(3),
+                host: row.text(4),
+                device: row.text(5),
+            };
+            (entry, row.int(6))
+        },
+    )
+}
+
+/// Moves the capture threshold, when the seal has reached it: its own transaction, since nobody may look for writers
+/// before it is committed.
+pub fn move_threshold() -> Step {
+    let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
+        return Step::Waits("there is no capture threshold".into());
+    };
+    let reached =
+        State::newest(Seen::Statement).is_some_and(|state| state.is_complete() && state.goal == threshold);
+    let begun = threshold == NEVER;
+    if !reached && !begun {
+        return Step::Done;
+    }
+    let now = pgrx::datetime::clock_timestamp().into_inner();
+    let next = (now - settings::seal_lag_us()).max(threshold);
+    if next == threshold {
+        return Step::Done;
+    }
+    execute(
+        "insert into busymate_stats.capture (gen, threshold) values ($1, $2)",
+        &[Param::Int(gen_ + 1), Param::Timestamp(next)],
+    );
+    execute("delete from busymate_stats.capture where gen < $1", &[Param::Int(gen_)]);
+    Step::Moved
+}
+
+fn look(entries: pg_sys::Oid) -> Step {
+    let Some((gen_, _)) = capture::threshold(Seen::Statement) else {
+        return Step::Waits("there is no capture threshold".into());
+    };
+    if look_of(gen_).is_some() {
+        return Step::Done;
+    }
+    let next: i64 =
+        select_one("select pg_snapshot_xmax(pg_current_snapshot())::text::int8", &[], |row| row.int(1));
+    // Who holds such a lock without a transaction id has written nothing yet, and will see the new threshold. A
+    // prepared transaction keeps its id, and a restart keeps both.
+    let writers: Vec<String> = select(
+        "with locks as materialized (select * from pg_locks where granted)
+         select distinct writer.transactionid::text::int8
+           from locks held
+           join locks writer
+             on writer.locktype = 'transactionid' and writer.mode = 'ExclusiveLock'
+            and writer.virtualtransaction = held.virtualtransaction
+          where held.locktype = 'relation' and held.relation = $1
+            and held.database = (select oid from pg_database where datname = current_database())
+            and held.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')",
+        &[Param::Oid(entries)],
+        |row| full_transaction_id(row.int(1), next).to_string(),
+    );
+    execute(
+        "insert into busymate_stats.seal_look (gen, writers) values ($1, $2::xid8[])",
+        &[Param::Int(gen_), Param::Text(&format!("{{{}}}", writers.join(",")))],
+    );
+    execute("delete from busymate_stats.seal_look where gen < $1", &[Param::Int(gen_)]);
+    Step::Moved
+}
+
+/// The transaction id with its epoch: the one nearest to `next`, which is not far from any that is in progress.
+fn full_transaction_id(id: i64, next: i64) -> i64 {
+    next + i64::from((id as u32).wrapping_sub(next as u32) as i32)
+}
+
+fn look_of(gen_: i64) -> Option<String> {
+    select("select writers::text from busymate_stats.seal_look where gen = $1", &[Param::Int(gen_)], |row| {
+        row.text(1)
+    })
+    .pop()
+    .flatten()
+}
+
+/// One of the remembered writers that is in progress in this snapshot, for people.
+fn still_writing(writers: &str) -> Option<String> {
+    select(
+        "select format('held up by transaction %s%s%s', writer, ', open for ' || date_trunc('second', age.open)::text,
+                       ', pid ' || age.pid)
+           from unnest($1::xid8[]) writer
+           left join lateral (
+               select clock_timestamp() - xact_start as open, pid::text as pid from pg_stat_activity
+                where backend_xid::text::int8 = writer::text::int8 & 4294967295
+               union all
+               select clock_timestamp() - prepared, 'none: it is prepared as ' || quote_literal(gid)
+                 from pg_prepared_xacts where transaction::text::int8 = writer::text::int8 & 4294967295
+           ) age on true
+          where not pg_visible_in_snapshot(writer, pg_current_snapshot())
+          limit 1",
+        &[Param::Text(writers)],
+        |row| row.text(1),
+    )
+    .pop()
+    .flatten()
+}
+
+/// How far counting anew has come, for people.
+pub fn progress() -> Option<String> {
+    let state = State::newest(Seen::Statement).filter(|state| !state.is_complete())?;
+    let fleet = attachment::read(Seen::Statement)?;
+    let about: i64 = select_one(
+        "select coalesce((select greatest(reltuples, 0)::int8 from pg_class where oid = $1), 0)",
+        &[Param::Oid(fleet.entries)],
+        |row| row.int(1),
+    );
+    Some(format!("counting: {} of about {about} rows", state.total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::full_transaction_id;
+
+    #[test]
+    fn transaction_ids_find_their_epoch() {
+        assert_eq!(full_transaction_id(7, 9), 7);
+        assert_eq!(full_transaction_id(12, 9), 12);
+        let epoch = 1_i64 << 32;
+        assert_eq!(full_transaction_id(4_294_967_290, epoch + 3), epoch - 6);
+        assert_eq!(full_transaction_id(5, epoch - 2), epoch + 5);
+    }
+}

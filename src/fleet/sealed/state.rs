@@ -1,0 +1,258 @@
+//! The sealed state as it stands in tables.
+
+use super::counts::{CLASSES, Changes, Counts, KeyCounts, add};
+use super::toplist::TopList;
+use super::window::Interval;
+use crate::fleet::attachment::Attachment;
+use crate::fleet::clock::{DAY, HOUR, Timestamp};
+use crate::pg::query::{Param, execute, select};
+use crate::pg::relation::{LockedRelation, column_number, column_type, is_not_null, triggers};
+use crate::pg::scan::{Seen, find_relation, newest, scan};
+use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
+
+const SCHEMA: &str = "busymate_stats";
+
+/// Before every moment that a timestamptz can hold.
+pub const NEVER: Timestamp = i64::MIN;
+
+/// The names of the capture triggers, in the order insert, update, delete, truncate.
+pub const TRIGGERS: [&str; 4] =
+    ["busymate_stats_insert", "busymate_stats_update", "busymate_stats_delete", "busymate_stats_truncate"];
+
+/// The function behind them.
+pub const TRIGGER_FUNCTION: &str = "busymate_stats.capture_change";
+
+/// What a state counts by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maps {
+    /// Of the last 24 hours, by source.
+    pub sources: Counts,
+    /// Of the last 24 hours, by status class.
+    pub classes: [i64; CLASSES],
+    /// Of the last 24 hours, the busiest hosts.
+    pub hosts: TopList,
+    /// Of the last 24 hours, the busiest devices.
+    pub devices: TopList,
+}
+
+/// One version of what is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Its number.
+    pub version: i64,
+    /// Every entry before this is counted.
+    pub boundary: Timestamp,
+    /// Where the boundary is going; windows are those of the goal.
+    pub goal: Timestamp,
+    /// The generation of the threshold whose writers were waited for.
+    pub gen_: i64,
+    /// How often everything was counted anew.
+    pub epoch: i64,
+    /// What the relation was like.
+    pub fingerprint: String,
+    /// Rows before the boundary.
+    pub total: i64,
+    /// Of them, those in the goal's last 24 hours.
+    pub last_day: i64,
+    /// Of them, those in the goal's last hour.
+    pub last_hour: i64,
+    /// By key.
+    pub maps: Maps,
+}
+
+impl State {
+    /// Nothing is counted yet.
+    pub fn nothing(version: i64, epoch: i64, gen_: i64, goal: Timestamp, fingerprint: String) -> Self {
+        Self {
+            version,
+            boundary: NEVER,
+            goal,
+            gen_,
+            epoch,
+            fingerprint,
+            total: 0,
+            last_day: 0,
+            last_hour: 0,
+            maps: Maps::default(),
+        }
+    }
+
+    /// Whether figures can be read from it.
+    pub fn is_complete(&self) -> bool {
+        self.boundary == self.goal
+    }
+
+    /// The rows that are counted into the last 24 hours.
+    pub fn day(&self) -> Interval {
+        Interval::sealed(self.goal, self.boundary, DAY)
+    }
+
+    /// The rows that are counted into the last hour.
+    pub fn hour(&self) -> Interval {
+        Interval::sealed(self.goal, self.boundary, HOUR)
+    }
+
+    /// Takes changes in, hosts and devices apart: see [`Maps::apply_keys`].
+    pub fn apply(&mut self, changes: &Changes) {
+        self.total += changes.total;
+        self.last_day += changes.day;
+        self.last_hour += changes.hour;
+        for (source, count) in &changes.sources {
+            add(&mut self.maps.sources, source, *count);
+        }
+        self.maps.sources.retain(|_, count| *count != 0);
+        for (sum, change) in self.maps.classes.iter_mut().zip(changes.classes) {
+            *sum += change;
+        }
+        self.maps.hosts.apply(&changes.hosts);
+        self.maps.devices.apply(&changes.devices);
+    }
+
+    /// Forgets the windows: nothing is counted into them any more.
+    pub fn clear_windows(&mut self) {
+        self.last_day = 0;
+        self.last_hour = 0;
+        self.maps = Maps::default();
+    }
+
+    /// The newest version that is seen.
+    pub fn newest(seen: Seen) -> Option<Self> {
+        let table = find_relation(SCHEMA, "seal_state")?;
+        let index = find_relation(SCHEMA, "seal_state_pkey")?;
+        newest(table, index, seen, |row| {
+            Some(Self {
+                version: row.int(1),
+                boundary: row.timestamp(2),
+                goal: row.timestamp(3),
+                gen_: row.int(4),
+                epoch: row.int(5),
+                fingerprint: String::from_utf8_lossy(&row.text(6)).into_owned(),
+                total: row.int(7),
+                last_day: row.int(8),
+                last_hour: row.int(9),
+                // A state that cannot be read is as good as none.
+                maps: postcard::from_bytes(&row.bytes(11)).ok()?,
+            })
+        })
+        .flatten()
+    }
+
+    /// Version and epoch of the newest version that is seen, even if the rest of it cannot be read: another version of
+    /// the library may have written it. `None` when there is none.
+    pub fn number_and_epoch(seen: Seen) -> Option<(i64, i64)> {
+        let table = find_relation(SCHEMA, "seal_state")?;
+        let index = find_relation(SCHEMA, "seal_state_pkey")?;
+        newest(table, index, seen, |row| (row.int(1), row.int(5)))
+    }
+
+    /// Appends this version, and removes those before it.
+    pub fn store(&self) {
+        let maps = encoded(&self.maps);
+        execute(
+            "insert into busymate_stats.seal_state
+                (version, boundary, goal, gen, epoch, fingerprint, total, last_day, last_hour, made_at, maps)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, pg_catalog.clock_timestamp(), $10)",
+            &[
+                Param::Int(self.version),
+                Param::Timestamp(self.boundary),
+                Param::Timestamp(self.goal),
+                Param::Int(self.gen_),
+                Param::Int(self.epoch),
+                Param::Text(&self.fingerprint),
+                Param::Int(self.total),
+                Param::Int(self.last_day),
+                Param::Int(self.last_hour),
+                Param::Bytes(&maps),
+            ],
+        );
+        execute("delete from busymate_stats.seal_state where version < $1", &[Param::Int(self.version)]);
+    }
+}
+
+fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+    match postcard::to_allocvec(value) {
+        Ok(bytes) => bytes,
+        // Maps of strings and numbers have no value that postcard refuses.
+        Err(_) => unreachable!("plain maps can always be written"),
+    }
+}
+
+/// The counts of every key at `version`: the base before it, and the differences since. With the number of those.
+pub fn load_keys(version: i64) -> (KeyCounts, usize) {
+    let parts = select(
+        "select keys from busymate_stats.seal_keys
+          where version <= $1
+            and version >= (select max(version) from busymate_stats.seal_keys where base and version <= $1)
+          order by version",
+        &[Param::Int(version)],
+        |row| row.bytes(1),
+    );
+    let mut keys = KeyCounts::default();
+    for part in &parts {
+        if let Ok(part) = postcard::from_bytes(part) {
+            keys.apply(&part);
+        }
+    }
+    (keys, parts.len())
+}
+
+/// Appends a difference, or with `base` every key, and removes what came before a base.
+pub fn store_keys(version: i64, base: bool, keys: &KeyCounts) {
+    execute(
+        "insert into busymate_stats.seal_keys (version, base, keys) values ($1, $2 = 1, $3)",
+        &[Param::Int(version), Param::Int(i64::from(base)), Param::Bytes(&encoded(keys))],
+    );
+    if base {
+        execute("delete from busymate_stats.seal_keys where version < $1", &[Param::Int(version)]);
+    }
+}
+
+/// Why what is sealed cannot be used: the reason of a marker that is seen.
+pub fn marker(seen: Seen) -> Option<String> {
+    let table = find_relation(SCHEMA, "seal_markers")?;
+    let mut reason = None;
+    scan(table, None, None, seen, |row| reason = Some(String::from_utf8_lossy(&row.text(1)).into_owned()));
+    reason
+}
+
+/// What a relation is like, as far as it decides whether its entries can be sealed and what is sealed still holds; or
+/// why they cannot be.
+pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<String, String> {
+    if relation.kind != b'r' {
+        return Err(format!("{} is no plain table", relation.name));
+    }
+    let found = triggers(relation.oid);
+    for name in TRIGGERS {
+        match found.iter().find(|trigger| trigger.name == name && trigger.function == TRIGGER_FUNCTION) {
+            None => return Err(format!("trigger {name} is missing on {}", relation.name)),
+            Some(trigger) if !trigger.always => {
+                return Err(format!("trigger {name} is disabled on {}", relation.name));
+            }
+            Some(_) => {}
+        }
+    }
+    let mut print = format!("{} {}", relation.oid.to_u32(), relation.file);
+    let columns = [&fleet.entry_time, &fleet.host, &fleet.status, &fleet.source, &fleet.entry_device];
+    for (place, column) in columns.into_iter().enumerate() {
+        let number = column_number(relation.oid, column);
+        if number <= 0 {
+            return Err(format!("column \"{column}\" is missing in {}", relation.name));
+        }
+        if place == 0 && !is_not_null(relation.oid, number) {
+            return Err(format!("column \"{column}\" of {} may be null", relation.name));
+        }
+        let kind = column_type(relation.oid, number);
+        if place != 0 && place != 2 && !reads_the_same_everywhere(kind) {
+            return Err(format!("column \"{column}\" of {} has a type whose text may differ", relation.name));
+        }
+        print.push_str(&format!(" {number}:{}", kind.to_u32()));
+    }
+    Ok(print)
+}
+
+/// Whether a type's output is the text that a cast gives, in every session.
+fn reads_the_same_everywhere(kind: pg_sys::Oid) -> bool {
+    [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::UUIDOID, pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID]
+        .contains(&kind)
+}

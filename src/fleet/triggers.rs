@@ -1,0 +1,61 @@
+//! Putting the capture triggers on entries, and taking them off.
+
+use super::attachment::Attachment;
+use super::sealed::state::{TRIGGER_FUNCTION, TRIGGERS};
+use crate::pg::query::execute;
+use crate::pg::relation::LockedRelation;
+use pgrx::spi::quote_literal;
+
+/// What each trigger fires on, in the order of [`TRIGGERS`].
+const EVENTS: [&str; 4] = [
+    "insert on {} referencing new table as new_rows",
+    "update on {} referencing old table as old_rows new table as new_rows",
+    "delete on {} referencing old table as old_rows",
+    "truncate on {}",
+];
+
+/// Makes the triggers, where the relation can have them. They go with the extension, not with CASCADE.
+pub fn create(entries: &LockedRelation, fleet: &Attachment) {
+    if entries.kind != b'r' {
+        return;
+    }
+    let columns = [&fleet.entry_time, &fleet.host, &fleet.status, &fleet.source, &fleet.entry_device];
+    let arguments: Vec<String> = columns.into_iter().map(quote_literal).collect();
+    for (name, event) in TRIGGERS.into_iter().zip(EVENTS) {
+        let event = event.replace("{}", &entries.name);
+        let arguments = arguments.join(", ");
+        execute(
+            &format!(
+                "create trigger {name} after {event} for each statement execute function {TRIGGER_FUNCTION}({arguments})"
+            ),
+            &[],
+        );
+        execute(&format!("alter table {} enable always trigger {name}", entries.name), &[]);
+        execute(
+            &format!("alter trigger {name} on {} depends on extension busymate_stats", entries.name),
+            &[],
+        );
+    }
+}
+
+/// Drops the triggers, and forgets what was counted.
+pub fn drop(entries: Option<&LockedRelation>) {
+    if let Some(entries) = entries.filter(|entries| entries.kind == b'r') {
+        for name in TRIGGERS {
+            execute(&format!("drop trigger if exists {name} on {}", entries.name), &[]);
+        }
+    }
+    for table in ["seal_state", "seal_keys", "seal_look", "seal_markers", "late_changes"] {
+        execute(&format!("delete from busymate_stats.{table}"), &[]);
+    }
+    // A generation of its own: a look that was taken for the last one says nothing about this relation.
+    execute(
+        "insert into busymate_stats.capture select max(gen) + 1, '-infinity' from busymate_stats.capture",
+        &[],
+    );
+    execute(
+        "delete from busymate_stats.capture
+          where gen < (select max(gen) from busymate_stats.capture)",
+        &[],
+    );
+}

@@ -1,0 +1,120 @@
+//! A setting that nobody sets and everybody may read: its value is computed when it is shown, as `is_superuser`'s is.
+
+use pgrx::pg_sys;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// Defines a read-only setting whose value is what `show` gives: `show` returns a palloc'ed or static string.
+pub fn define(
+    name: &'static CStr,
+    description: &'static CStr,
+    show: unsafe extern "C-unwind" fn() -> *const c_char,
+) {
+    /// PostgreSQL wants a variable to keep the (unused) stored value in.
+    static mut STORED: *mut c_char = std::ptr::null_mut();
+    let flags = pg_sys::GUC_NO_SHOW_ALL
+        | pg_sys::GUC_NO_RESET_ALL
+        | pg_sys::GUC_NOT_IN_SAMPLE
+        | pg_sys::GUC_DISALLOW_IN_FILE;
+    // SAFETY: every string is static. STORED is written by PostgreSQL only, in the one thread of the backend, and all
+    // such settings may share it, since none is ever set.
+    unsafe {
+        pg_sys::DefineCustomStringVariable(
+            name.as_ptr(),
+            description.as_ptr(),
+            std::ptr::null(),
+            &raw mut STORED,
+            c"".as_ptr(),
+            pg_sys::GucContext::PGC_INTERNAL,
+            flags as core::ffi::c_int,
+            None,
+            None,
+            Some(show),
+        );
+    }
+}
+
+/// Whether tables can be read: a transaction is open, in a database.
+pub fn database_is_readable() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::IsTransactionState() && pg_sys::MyDatabaseId != pg_sys::InvalidOid }
+}
+
+/// Copies `text` to where PostgreSQL will free it.
+pub fn palloc_string(text: &str) -> *const c_char {
+    let text = super::c_string(text);
+    // SAFETY: copies a string that ends with NUL into the current memory context.
+    unsafe { pg_sys::pstrdup(text.as_ptr()) }
+}
+
+/// The value of setting `name`, or `None` when no such setting is known in this session.
+pub fn read(name: &CStr) -> Option<Vec<u8>> {
+    // SAFETY: the string that comes back stays until the setting changes; it is copied at once.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_bytes().to_vec())
+    }
+}
+
+/// Defines an interval of background work: milliseconds, at least a second, 0 for never. It changes on reload.
+pub fn define_interval(name: &'static CStr, description: &'static CStr, milliseconds: &'static AtomicI32) {
+    define_int(name, description, c"0 turns it off.", milliseconds, Some(check_interval));
+}
+
+/// Defines a length of time in milliseconds. It changes on reload.
+pub fn define_milliseconds(
+    name: &'static CStr,
+    description: &'static CStr,
+    milliseconds: &'static AtomicI32,
+) {
+    define_int(name, description, c"", milliseconds, None);
+}
+
+fn define_int(
+    name: &'static CStr,
+    description: &'static CStr,
+    more: &'static CStr,
+    milliseconds: &'static AtomicI32,
+    check: pg_sys::GucIntCheckHook,
+) {
+    // SAFETY: every string and the variable are static; PostgreSQL writes the variable in the one thread of the backend.
+    unsafe {
+        pg_sys::DefineCustomIntVariable(
+            name.as_ptr(),
+            description.as_ptr(),
+            more.as_ptr(),
+            milliseconds.as_ptr(),
+            milliseconds.load(Ordering::Relaxed),
+            0,
+            i32::MAX,
+            pg_sys::GucContext::PGC_SIGHUP,
+            pg_sys::GUC_UNIT_MS as c_int,
+            check,
+            None,
+            None,
+        );
+    }
+}
+
+/// PostgreSQL asks whether a value will do.
+unsafe extern "C-unwind" fn check_interval(
+    value: *mut c_int,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes a valid pointer; the message is a string that it copies.
+    unsafe {
+        let acceptable = *value == 0 || *value >= 1000;
+        if !acceptable {
+            pg_sys::GUC_check_errdetail_string =
+                pg_sys::pstrdup(c"The interval is 0 (off) or at least 1s.".as_ptr());
+        }
+        acceptable
+    }
+}
+
+/// Keeps names that begin with `prefix.` for the settings defined so far, so that a misspelt one is told.
+pub fn reserve_prefix(prefix: &'static CStr) {
+    // SAFETY: a static string; called from _PG_init, after the settings.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
+}

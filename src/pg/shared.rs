@@ -1,0 +1,121 @@
+//! What the launcher, its workers and ordinary sessions tell each other, in shared memory.
+//!
+//! It is there only where the library was preloaded at server start. Whatever must outlive a crash stands in tables.
+
+use super::{identity, transaction};
+use pgrx::lwlock::PgLwLock;
+use pgrx::prelude::*;
+use pgrx::shmem::PGRXSharedMemory;
+use pgrx::{pg_shmem_init, pg_sys};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How many workers may run at once at most.
+pub const WORKER_SLOTS: usize = 4;
+
+/// How many databases can wait to be looked at; one more, and the launcher looks at all of them.
+const ANNOUNCEMENTS: usize = 64;
+
+/// The board that all processes share.
+#[derive(Clone, Copy)]
+pub struct Board {
+    /// The launcher's process, 0 when there is none.
+    pub launcher: i32,
+    /// Since when no worker could be had, as a timestamptz; 0 when they can.
+    pub no_slot_since: i64,
+    announced: [u32; ANNOUNCEMENTS],
+    announcements: usize,
+    outcomes: [u8; WORKER_SLOTS],
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            launcher: 0,
+            no_slot_since: 0,
+            announced: [0; ANNOUNCEMENTS],
+            announcements: 0,
+            outcomes: [0; WORKER_SLOTS],
+        }
+    }
+}
+
+// SAFETY: plain numbers without pointers, only ever touched under the lock.
+unsafe impl PGRXSharedMemory for Board {}
+
+// SAFETY: the name is this static's alone.
+static BOARD: PgLwLock<Board> = unsafe { PgLwLock::new(c"busymate_stats board") };
+
+static PRELOADED: AtomicBool = AtomicBool::new(false);
+
+/// Asks for the shared memory. Only while the server loads its preloaded libraries.
+pub fn request() {
+    pg_shmem_init!(BOARD);
+    PRELOADED.store(true, Ordering::Relaxed);
+}
+
+/// Whether the library was preloaded at server start, so that the board exists.
+pub fn is_preloaded() -> bool {
+    PRELOADED.load(Ordering::Relaxed)
+}
+
+/// The board as it is now.
+pub fn read() -> Board {
+    if is_preloaded() { *BOARD.share() } else { Board::default() }
+}
+
+/// Changes the board.
+pub fn write<R>(change: impl FnOnce(&mut Board) -> R) -> Option<R> {
+    is_preloaded().then(|| change(&mut BOARD.exclusive()))
+}
+
+impl Board {
+    /// Asks the launcher to look at `database` soon.
+    pub fn announce(&mut self, database: pg_sys::Oid) {
+        if let Some(slot) = self.announced.get_mut(self.announcements) {
+            *slot = database.to_u32();
+        }
+        self.announcements = (self.announcements + 1).min(ANNOUNCEMENTS + 1);
+    }
+
+    /// Takes the announced databases off the board; `None` stands for all there are.
+    pub fn take_announced(&mut self) -> Option<Vec<pg_sys::Oid>> {
+        let count = std::mem::take(&mut self.announcements);
+        (count <= ANNOUNCEMENTS)
+            .then(|| self.announced[..count].iter().map(|oid| pg_sys::Oid::from(*oid)).collect())
+    }
+
+    /// A worker's outcome, as a number that is not 0.
+    pub fn report(&mut self, slot: usize, outcome: u8) {
+        if let Some(place) = self.outcomes.get_mut(slot) {
+            *place = outcome;
+        }
+    }
+
+    /// Takes a worker's outcome off the board; 0 when it left none.
+    pub fn take_outcome(&mut self, slot: usize) -> u8 {
+        self.outcomes.get_mut(slot).map_or(0, std::mem::take)
+    }
+}
+
+/// Has the launcher look at this database once the running transaction has committed; nothing where there is none.
+pub fn announce_at_commit() {
+    transaction::at_commit(|| {
+        write(|board| board.announce(identity::database()));
+        wake_launcher();
+    });
+}
+
+fn wake_launcher() {
+    let launcher = read().launcher;
+    if launcher == 0 {
+        return;
+    }
+    // SAFETY: gives null when no such process is there; its PGPROC stays mapped even if the process ends right now, and
+    // a latch set for its successor only wakes that one once.
+    unsafe {
+        let process = pg_sys::BackendPidGetProc(launcher);
+        if !process.is_null() {
+            pg_sys::SetLatch(&mut (*process).procLatch);
+        }
+    }
+}

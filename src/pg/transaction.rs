@@ -1,0 +1,138 @@
+//! Transactions of a background worker, and errors that do not end them.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use std::ffi::c_int;
+use std::panic::AssertUnwindSafe;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Runs `work` in a transaction of its own, with a snapshot. An error inside ends the process, as everywhere in a
+/// background worker: what may fail goes into [`attempt`].
+pub fn transaction<R>(work: impl FnOnce() -> R) -> R {
+    prepared_transaction(|| (), |()| work())
+}
+
+/// Like [`transaction`]; what `prepare` does comes before the snapshot: taking locks, so that what they protect is as
+/// the snapshot sees it.
+pub fn prepared_transaction<P, R>(prepare: impl FnOnce() -> P, work: impl FnOnce(P) -> R) -> R {
+    // SAFETY: called between transactions of a process that is connected to a database.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+    }
+    let prepared = prepare();
+    // SAFETY: inside the transaction begun above.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = work(prepared);
+    // SAFETY: pops the snapshot pushed above, and commits the transaction begun above.
+    unsafe {
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+    }
+    result
+}
+
+/// Like [`transaction`], but without a snapshot: for a process that is connected to no database.
+pub fn bare_transaction<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: as in `transaction`.
+    unsafe { pg_sys::StartTransactionCommand() };
+    let result = work();
+    // SAFETY: commits the transaction begun above.
+    unsafe { pg_sys::CommitTransactionCommand() };
+    result
+}
+
+/// An error that was caught.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its SQLSTATE.
+    pub sqlstate: String,
+    /// Its primary message.
+    pub message: String,
+}
+
+impl From<CaughtError> for Failure {
+    fn from(error: CaughtError) -> Self {
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. }) = error;
+        Self { sqlstate: sqlstate(report.sql_error_code() as i32), message: report.message().to_owned() }
+    }
+}
+
+/// Five characters of six bits each, counted from '0'.
+fn sqlstate(code: i32) -> String {
+    (0..5).map(|place| char::from((((code >> (6 * place)) & 0x3F) as u8) + b'0')).collect()
+}
+
+/// Runs `work` in a subtransaction. Its error is given back, and what it did is undone; the transaction goes on.
+pub fn attempt<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
+    // SAFETY: called inside a transaction. Memory context and resource owner are put back by hand after the
+    // subtransaction, which leaves its own behind; role, settings, snapshots and SPI are put back by its abort.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
+            .catch_others(|error| Err(Failure::from(error)))
+            .catch_rust_panic(|error| Err(Failure::from(error)))
+            .execute();
+        if result.is_ok() {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        result
+    }
+}
+
+/// Of `utils/timeout.h`, which pgrx does not bind; the number is the same in PostgreSQL 15 to 18.
+const STATEMENT_TIMEOUT: c_int = 3;
+
+unsafe extern "C-unwind" {
+    fn enable_timeout_after(id: c_int, milliseconds: c_int);
+    fn disable_timeout(id: c_int, keep_indicator: bool);
+}
+
+/// [`attempt`] under a statement timeout, which a background worker has to set for itself.
+pub fn attempt_within<R>(milliseconds: i32, work: impl FnOnce() -> R) -> Result<R, Failure> {
+    // SAFETY: InitPostgres has registered the timeout. It is switched off again however `work` ends.
+    unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+    let result = attempt(work);
+    // SAFETY: as above.
+    unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+    result
+}
+
+static AT_COMMIT: AtomicBool = AtomicBool::new(false);
+static mut COMMITTED: fn() = || {};
+
+/// Runs `hook` when the running transaction has committed; nothing when it rolls back.
+pub fn at_commit(hook: fn()) {
+    static REGISTER: Once = Once::new();
+    // SAFETY: one thread; the callback is of the type asked for and registered once.
+    unsafe {
+        COMMITTED = hook;
+        REGISTER.call_once(|| pg_sys::RegisterXactCallback(Some(ended), std::ptr::null_mut()));
+    }
+    AT_COMMIT.store(true, Ordering::Relaxed);
+}
+
+extern "C-unwind" fn ended(event: pg_sys::XactEvent::Type, _argument: *mut core::ffi::c_void) {
+    match event {
+        // SAFETY: one thread; the hook was written in `at_commit` before the flag was set.
+        pg_sys::XactEvent::XACT_EVENT_COMMIT if AT_COMMIT.swap(false, Ordering::Relaxed) => unsafe {
+            COMMITTED()
+        },
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            AT_COMMIT.store(false, Ordering::Relaxed);
+        }
+        _ => {}
+    }
+}

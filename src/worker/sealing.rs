@@ -1,0 +1,68 @@
+//! A tick of the sealer: short transactions, one after the other.
+
+use super::outcome::Outcome;
+use crate::feed;
+use crate::fleet::sealed::sealer::{self, Ground, Step, Stride};
+use crate::pg::background::{self, override_setting};
+use crate::pg::transaction::{Failure, attempt, prepared_transaction};
+use std::time::{Duration, Instant};
+
+/// How long a backlog is worked on before the worker's slot is given up to others for a moment.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How often a backlog's progress is kept for `health`.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Seals what can be sealed, and keeps why no more could be.
+pub fn run() -> Outcome {
+    // One snapshot for all that a step counts, reads and removes.
+    override_setting(c"default_transaction_isolation", c"repeatable read");
+    let result = tick().map(|step| match step {
+        Step::Waits(reason) => Some(reason),
+        Step::Moved | Step::Done => None,
+    });
+    if note(&result) { Outcome::Done } else { Outcome::SteppedAside }
+}
+
+/// First what is pending. When nothing is, a new threshold, the look for its writers, and once more: where nobody was
+/// writing, the seal follows the threshold at once.
+fn tick() -> Result<Step, Failure> {
+    let pending = seal_all()?;
+    if pending != Step::Done {
+        return Ok(pending);
+    }
+    on_ground(|_| sealer::move_threshold())?;
+    match on_ground(Ground::look)? {
+        Step::Waits(reason) => Ok(Step::Waits(reason)),
+        Step::Moved | Step::Done => seal_all(),
+    }
+}
+
+/// Chunk after chunk, until nothing is left, nothing goes, or others should have a turn.
+fn seal_all() -> Result<Step, Failure> {
+    let started = Instant::now();
+    let mut kept = started;
+    let mut stride = Stride::new();
+    loop {
+        let step = on_ground(|ground| ground.seal(&mut stride))?;
+        if step != Step::Moved || started.elapsed() > LIMIT {
+            return Ok(step);
+        }
+        if kept.elapsed() > PROGRESS {
+            note(&Ok(None));
+            kept = Instant::now();
+        }
+        background::serve_interrupts();
+    }
+}
+
+fn on_ground(work: impl FnOnce(&Ground) -> Step) -> Result<Step, Failure> {
+    prepared_transaction(Ground::take, |ground| match ground {
+        Ok(ground) => attempt(|| work(&ground)),
+        Err(step) => Ok(step),
+    })
+}
+
+fn note(result: &Result<Option<String>, Failure>) -> bool {
+    prepared_transaction(|| (), |()| feed::note_seal(result))
+}
