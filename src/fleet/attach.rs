@@ -3,14 +3,13 @@
 use super::attachment::{self, Attachment};
 use super::triggers;
 use crate::error::UserError;
+use crate::pg::argument::{Name, RegClass};
 use crate::pg::identity::{as_owner, current_role, owns_relation};
-use crate::pg::name::Name;
 use crate::pg::query::{Param, execute, select, select_latest};
 use crate::pg::relation::{LockedRelation, base_type, lock};
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::shared::announce_at_commit;
 use crate::version;
-use pgrx::PgRelation;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -43,8 +42,8 @@ impl AttachRequest {
 #[pg_extern]
 #[allow(clippy::too_many_arguments)] // It is the SQL signature.
 fn attach(
-    entries: Option<PgRelation>,
-    devices: Option<PgRelation>,
+    entries: Option<RegClass>,
+    devices: Option<RegClass>,
     entry_time: Option<Name>,
     host: Option<Name>,
     status: Option<Name>,
@@ -58,8 +57,8 @@ fn attach(
 ) {
     version::require_match();
     attach_as(&AttachRequest {
-        entries: named(entries, "entries").oid(),
-        devices: named(devices, "devices").oid(),
+        entries: named(entries, "entries").0,
+        devices: named(devices, "devices").0,
         entry_time: given(entry_time, "entry_time").0,
         host: given(host, "host").0,
         status: given(status, "status").0,
@@ -74,7 +73,7 @@ fn attach(
     });
 }
 
-fn named(relation: Option<PgRelation>, argument: &str) -> PgRelation {
+fn named(relation: Option<RegClass>, argument: &str) -> RegClass {
     relation.unwrap_or_else(|| {
         raise_null(argument, "Name both relations: SELECT busymate_stats.attach('entries', 'devices').")
     })

@@ -3,11 +3,12 @@
 #![allow(unsafe_code)]
 
 pub mod append;
+pub mod argument;
 pub mod background;
 pub mod databases;
 pub mod identity;
 pub mod invalidation;
-pub mod name;
+
 pub mod query;
 pub mod relation;
 pub mod scan;
