@@ -164,7 +164,8 @@ fn catalog(client: &mut Client) -> Value {
     value(
         client,
         "select jsonb_build_array(
-             (select jsonb_agg(to_jsonb(t) - 'relfrozenxid' - 'relminmxid' - 'reltuples' - 'relpages' - 'relallvisible' order by t.oid)
+             (select jsonb_agg(to_jsonb(t) - 'relfrozenxid' - 'relminmxid' - 'reltuples' - 'relpages' - 'relallvisible'
+                     - 'relhastriggers' /* stays until VACUUM */ order by t.oid)
                 from pg_class t where relnamespace in ('public'::regnamespace, 'own'::regnamespace) and relname !~ 'service_'),
              (select jsonb_agg(to_jsonb(t) order by t.oid) from pg_trigger t),
              (select jsonb_agg(to_jsonb(t) order by t.oid) from pg_policy t),
