@@ -58,5 +58,6 @@ stop:
 setup:
 	@scripts/setup
 
-clean:
+# The demo's data lies under target/ too.
+clean: stop
 	cargo clean

@@ -198,6 +198,29 @@ fn arguments_are_matched_literally() {
     }
 }
 
+/// A SQL_ASCII database takes any bytes as claims.
+#[test]
+fn bytes_that_are_no_text() {
+    let cluster = shared();
+    cluster
+        .connect("postgres")
+        .batch_execute("create database bytes template template0 encoding 'SQL_ASCII' locale 'C'")
+        .unwrap();
+    let mut client = cluster.connect("bytes");
+    client
+        .batch_execute("create extension busymate_stats; select busymate_stats.assign_role('v', 'viewer')")
+        .unwrap();
+    for (claims, expected) in [(r#"{"sub":"v"}"#, true), (r#"{"sub":"v\377"}"#, false), (r"\377", false)] {
+        client
+            .batch_execute(&format!(
+                "begin; set local \"request.jwt.claims\" = E'{claims}'; set local role authenticated"
+            ))
+            .unwrap();
+        assert_eq!(may(&mut client, "stats", "view"), expected, "{claims}");
+        client.batch_execute("rollback").unwrap();
+    }
+}
+
 /// What the role itself is, not what it was when the session began, decides who needs no capability.
 #[test]
 fn attributes_of_the_role_are_todays() {
@@ -257,23 +280,25 @@ fn resident_bytes(client: &mut Client) -> usize {
 fn memory_does_not_grow_with_the_number_of_callers() {
     let (_, mut client) = fleet("many");
     client.batch_execute(GRANTS).unwrap();
-    let ask = |client: &mut Client, first: usize, callers: usize| {
+    let ask = |client: &mut Client, first: usize, callers: usize, padding: usize| {
         let held: i64 = value(
             client,
             &format!(
                 "select count(*) from generate_series({first}, {first} + {callers} - 1) n
                   where case when set_config('request.jwt.claims',
-                                 jsonb_build_object('sub', 'v', 'n', n, 'padding', repeat('x', 4000))::text, false) <> ''
+                                 jsonb_build_object('sub', 'v', 'n', n, 'padding', repeat('x', {padding}))::text, false) <> ''
                              then public.has_capability('stats', 'view') end"
             ),
         );
         assert_eq!(held as usize, callers);
     };
     client.batch_execute("set role authenticated").unwrap();
-    ask(&mut client, 0, 3_000);
+    ask(&mut client, 0, 3_000, 4_000);
+    ask(&mut client, 0, 10, 50_000);
     let before = resident_bytes(&mut client);
-    // Kept whole, these would take 120 MB.
-    ask(&mut client, 3_000, 30_000);
+    // Kept whole, the many would take 120 MB, and the thousand largest 50.
+    ask(&mut client, 3_000, 30_000, 4_000);
+    ask(&mut client, 0, 1_000, 50_000);
     let grown = resident_bytes(&mut client).saturating_sub(before);
     assert!(grown < 20 << 20, "grew by {grown} bytes");
     assert!(may(&mut client, "stats", "view"));

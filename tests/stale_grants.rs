@@ -126,6 +126,21 @@ fn an_uncommitted_grant_counts_for_its_transaction_only() {
     }
 }
 
+/// The second TRUNCATE of a transaction empties the table in place instead of giving it a new file.
+#[test]
+fn a_truncate_in_place() {
+    let (_, mut granter) = fleet("in_place");
+    granter.batch_execute("begin").unwrap();
+    for _ in 0..2 {
+        granter.batch_execute("truncate busymate_stats.user_roles").unwrap();
+        assert!(!may_as_u(&mut granter));
+        granter.batch_execute(GRANT).unwrap();
+        assert!(may_as_u(&mut granter));
+    }
+    granter.batch_execute("truncate busymate_stats.user_roles").unwrap();
+    assert!(!may_as_u(&mut granter));
+}
+
 /// A subtransaction that a function's EXCEPTION clause rolls back, with the question asked inside it.
 #[test]
 fn a_grant_that_a_function_undoes() {
