@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub mod fleet;
+pub mod worker;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -240,6 +241,11 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("The server's last words:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
         drop(self.janitor.stdin.take());
         let _ = self.janitor.wait();
     }
