@@ -15,7 +15,7 @@ SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR) --target-dir $(TARGET) --locked
 
-.PHONY: all need-pg build install uninstall script stage test lint demo stop setup clean
+.PHONY: all need-pg build install uninstall script stage test-packages test soak bench lint demo stop setup clean
 
 all: build
 
@@ -45,8 +45,20 @@ lint: need-pg
 	cargo fmt --all -- --check
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 
-test: lint stage
+# One test runs the real pg_cron.
+test-packages:
+	@scripts/setup postgresql-cron
+
+test: lint test-packages stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) $(TESTFLAGS)
+
+# Ten thousand ticks, some minutes; prints what they cost the launcher.
+soak: stage
+	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --test soak -- --ignored
+
+# A Markdown table of measured figures.
+bench: stage
+	@benches/idle-cpu '$(PG_CONFIG)'
 
 demo:
 	@scripts/demo start

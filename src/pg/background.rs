@@ -94,7 +94,8 @@ pub fn start(kind: &CStr, argument: u64) -> Option<Worker> {
         let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let started = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
         pg_sys::MemoryContextSwitchTo(context);
-        started.then_some(Worker(handle))
+        // Not `then_some`: it would make, and drop, a worker without a handle.
+        started.then(|| Worker(handle))
     }
 }
 

@@ -49,6 +49,8 @@ pub fn run() -> ! {
         let wait = launcher.turn();
         background::wait(wait.as_millis().clamp(1, 60_000) as i64);
     }
+    // The next launcher does not know them, so could not have them step aside.
+    launcher.end_workers();
     background::exit_to_be_restarted()
 }
 
@@ -113,6 +115,12 @@ impl Launcher {
                 running.worker.terminate();
                 running.terminated = true;
             }
+        }
+    }
+
+    fn end_workers(&self) {
+        for running in self.running.iter().flatten() {
+            running.worker.terminate();
         }
     }
 

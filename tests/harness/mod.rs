@@ -20,6 +20,7 @@ pub mod decoding;
 pub mod dump;
 pub mod evil;
 pub mod fleet;
+pub mod worker;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,13 +64,20 @@ pub fn run(command: &mut Command) -> String {
 }
 
 /// Waits until `condition` gives a value.
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+#[track_caller]
+pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, condition)
+}
+
+/// [`eventually`], with a patience of its own for what is slow by nature.
+#[track_caller]
+pub fn eventually_within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(started.elapsed() < PATIENCE, "gave up waiting: {what}");
+        assert!(started.elapsed() < patience, "gave up waiting: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -256,6 +264,11 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("The server's last words:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
         drop(self.janitor.stdin.take());
         let _ = self.janitor.wait();
     }
