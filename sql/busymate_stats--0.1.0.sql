@@ -360,6 +360,13 @@ create index late_changes_gen on busymate_stats.late_changes (gen);
 alter table busymate_stats.late_changes replica identity full;
 comment on table busymate_stats.late_changes is
     'Changes to rows before the capture threshold: +n for rows that came, -n for rows that went.';
+comment on column busymate_stats.late_changes.gen is 'The threshold''s generation that the writer read.';
+comment on column busymate_stats.late_changes.entry_time is 'The row''s entry time.';
+comment on column busymate_stats.late_changes.source is 'The row''s source; unknown for none.';
+comment on column busymate_stats.late_changes.class is 'The row''s status class; 0 for one that is not shown.';
+comment on column busymate_stats.late_changes.host is 'The row''s host.';
+comment on column busymate_stats.late_changes.device is 'The row''s device, as text.';
+comment on column busymate_stats.late_changes.n is 'How many such rows came, less those that went.';
 
 create table busymate_stats.seal_markers (
     reason text not null,
@@ -368,6 +375,8 @@ create table busymate_stats.seal_markers (
 alter table busymate_stats.seal_markers replica identity full;
 comment on table busymate_stats.seal_markers is
     'Something changed the entries that no trigger could see: what is sealed is void until the sealer has counted anew.';
+comment on column busymate_stats.seal_markers.reason is 'What it was.';
+comment on column busymate_stats.seal_markers.made_at is 'When it happened.';
 
 create table busymate_stats.seal_state (
     version bigint primary key,
@@ -385,6 +394,17 @@ create table busymate_stats.seal_state (
 alter table busymate_stats.seal_state alter column maps set storage external;
 comment on table busymate_stats.seal_state is
     'What is counted: every entry before the boundary. The newest row counts, once its boundary has reached its goal.';
+comment on column busymate_stats.seal_state.version is 'Counts up.';
+comment on column busymate_stats.seal_state.boundary is 'Every entry before this moment is counted.';
+comment on column busymate_stats.seal_state.goal is 'Where the boundary is going; the windows are those of this moment.';
+comment on column busymate_stats.seal_state.gen is 'The generation of the threshold whose writers were waited for.';
+comment on column busymate_stats.seal_state.epoch is 'How often everything was counted anew.';
+comment on column busymate_stats.seal_state.fingerprint is 'What the relation was like: its file, columns and types.';
+comment on column busymate_stats.seal_state.total is 'Entries before the boundary.';
+comment on column busymate_stats.seal_state.last_day is 'Of them, those in the goal''s last 24 hours.';
+comment on column busymate_stats.seal_state.last_hour is 'Of them, those in the goal''s last hour.';
+comment on column busymate_stats.seal_state.made_at is 'When the row was written.';
+comment on column busymate_stats.seal_state.maps is 'Counts of the last 24 hours by source and status class, and the busiest hosts and devices.';
 
 create table busymate_stats.seal_keys (
     version bigint primary key,
@@ -393,6 +413,9 @@ create table busymate_stats.seal_keys (
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
 comment on table busymate_stats.seal_keys is
     'The counts of every host and device: a base now and then, differences in between.';
+comment on column busymate_stats.seal_keys.version is 'The version of the state that it belongs to.';
+comment on column busymate_stats.seal_keys.base is 'Whether it holds every key, or what has changed since the row before.';
+comment on column busymate_stats.seal_keys.keys is 'Keys and counts.';
 
 create function busymate_stats.capture_change() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_change_wrapper';

@@ -61,7 +61,8 @@ fn who_sees_it() {
 
 #[test]
 fn stale_after_three_intervals() {
-    let (_, mut client) = fleet_in(harness::shared(), "stale");
+    let cluster = Cluster::start("");
+    let (_, mut client) = fleet_in(&cluster, "stale");
     let stale = |client: &mut Client, age: &str| {
         let update = format!(
             "update busymate_stats.feed_health set last_refresh = clock_timestamp() - interval '{age}'"
