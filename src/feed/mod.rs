@@ -2,5 +2,7 @@
 
 mod health;
 mod stats;
+mod status;
 
 pub use stats::tick;
+pub use status::snapshot as status_snapshot;

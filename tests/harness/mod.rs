@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub mod fleet;
+pub mod gateway;
+pub mod postgrest;
+pub mod postgrest_schema;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
