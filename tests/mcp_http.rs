@@ -3,38 +3,10 @@
 
 mod harness;
 
+use harness::api::{STATUS, served, user};
 use harness::postgrest::{PostgRest, Request, Response};
-use harness::{installed, shared};
-use postgres::Client;
+use harness::shared;
 use serde_json::{Value, json};
-
-const STATUS: &str = r#"{"overall": "ok", "host": {"cpu": 0.07, "load": [0.21, 0.18, 0.15],
-    "mem": {"usedMb": 1840, "totalMb": 3920}, "uptime": 1820394},
-    "components": [{"key": "dashboard", "label": "Dashboard",
-                    "probe": {"up": true, "httpStatus": 200, "latencyMs": 42}, "unitState": "active"}]}"#;
-
-/// A database with an API for the Supabase roles, a fleet, and the users `v` (viewer) and `s` (stats:view alone).
-fn served(prefix: &str) -> (Client, PostgRest) {
-    let (database, mut client) = installed(prefix);
-    client
-        .batch_execute(&format!(
-            "select busymate_stats.create_fleet_tables();
-             insert into public.entries (host, status) values ('example.com', 200);
-             select busymate_stats.grant_api(role) from unnest('{{anon,authenticated,service_role}}'::name[]) role;
-             insert into busymate_stats.roles (name) values ('counter');
-             select busymate_stats.grant_capability('counter', 'stats:view');
-             select busymate_stats.assign_role('v', 'viewer');
-             select busymate_stats.assign_role('s', 'counter');
-             insert into public.service_status (snapshot) values ('{STATUS}')"
-        ))
-        .unwrap();
-    let postgrest = PostgRest::start(shared(), &database, 1);
-    (client, postgrest)
-}
-
-fn user(sub: &str) -> Option<Value> {
-    Some(json!({ "role": "authenticated", "sub": sub }))
-}
 
 fn post(body: &Value, claims: Option<Value>) -> Request {
     Request::new("POST", "/rpc/mcp", claims).body(body.to_string())

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub mod api;
 pub mod fleet;
 pub mod gateway;
 pub mod postgrest;
