@@ -38,7 +38,8 @@ begin
                                  p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
                                  'old_' || p.proname) as move
           from pg_catalog.pg_proc p
-          join (values ('get_stats', ''), ('has_capability', 'text, text')) ours(name, arguments)
+          join (values ('get_stats', ''), ('has_capability', 'text, text'), ('mcp', 'jsonb'), ('mcp', ''))
+               ours(name, arguments)
             on ours.name = p.proname and ours.arguments = pg_catalog.oidvectortypes(p.proargtypes)
          where p.pronamespace = 'public'::pg_catalog.regnamespace
         union all
@@ -541,8 +542,10 @@ create function busymate_stats.grant_api(role name default 'authenticated') retu
     as $$
 begin
     execute format('grant usage on schema busymate_stats to %I', role);
-    execute format('grant execute on function public.get_stats() to %I', role);
+    execute format('grant execute on function public.get_stats(), public.mcp(jsonb), public.mcp() to %I', role);
     execute format('grant select on public.service_stats, public.service_status to %I', role);
+    -- PostgREST shows a role what that role may use.
+    perform pg_notify('pgrst', 'reload schema');
 end
 $$;
 comment on function busymate_stats.grant_api(name) is
@@ -574,6 +577,39 @@ end
 $$;
 comment on function busymate_stats.add_to_publication(name) is 'Adds the two feeds to a publication, where they are missing.';
 
+-- What Realtime asks of a table before it delivers a change of it.
+create function busymate_stats.require_publishable(feed regclass) returns void
+    language plpgsql stable
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    if not exists (select from pg_index i where i.indrelid = feed and i.indisprimary) then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('table %s has no primary key, and Realtime finds a changed row by it', feed),
+            hint = format('Run ALTER TABLE %s ADD PRIMARY KEY (id).', feed);
+    end if;
+    if (select c.relreplident from pg_class c where c.oid = feed) not in ('d', 'f') then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('the replica identity of table %s is not its primary key', feed),
+            hint = format('Run ALTER TABLE %s REPLICA IDENTITY DEFAULT.', feed);
+    end if;
+    -- Realtime looks at the column privileges of each subscriber's role. Whoever may read as owner or superuser is none.
+    if not exists (
+        select from pg_class c, lateral aclexplode(c.relacl) held
+         where c.oid = feed and held.privilege_type = 'SELECT' and held.grantee <> c.relowner)
+    then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('no role has been granted SELECT on table %s, so Realtime would deliver nothing', feed),
+            hint = 'Run SELECT busymate_stats.grant_api(''authenticated''), or name the role that subscribers have.';
+    end if;
+end
+$$;
+comment on function busymate_stats.require_publishable(regclass) is
+    'Raises an error where Realtime could not deliver the changes of a table.';
+
 create function busymate_stats.publish(publication name default 'supabase_realtime', create_missing boolean default false)
     returns void
     language plpgsql
@@ -581,6 +617,7 @@ create function busymate_stats.publish(publication name default 'supabase_realti
     as $$
 declare
     found_publication pg_publication;
+    feed regclass;
 begin
     perform busymate_stats.require_matching_version();
     if current_setting('wal_level') <> 'logical' then
@@ -589,6 +626,9 @@ begin
             message = format('wal_level is %L, and a publication needs ''logical''', current_setting('wal_level')),
             hint = 'Run ALTER SYSTEM SET wal_level = logical, then restart the server.';
     end if;
+    foreach feed in array array['public.service_stats', 'public.service_status']::regclass[] loop
+        perform busymate_stats.require_publishable(feed);
+    end loop;
     select * into found_publication from pg_publication where pubname = publication;
     if not found then
         if not coalesce(create_missing, false) or publication is null then
@@ -750,6 +790,50 @@ comment on column busymate_stats.health.preloaded is 'Whether the library is in 
 comment on column busymate_stats.health.worker_running is 'Whether the launcher runs.';
 comment on column busymate_stats.health.detail is 'More: versions, intervals, publications, worker slots.';
 
+-- The MCP server. PostgREST hands the body of a POST to the function with one unnamed argument; GET, and a POST of
+-- nothing, find the one without. It sends a domain of this name as it is, whatever the client accepts; both overloads
+-- must return it.
+
+create domain busymate_stats."*/*" as text;
+comment on domain busymate_stats."*/*" is 'A response body, for PostgREST to send as it is.';
+
+create function public.mcp(jsonb) returns busymate_stats."*/*"
+    language c volatile
+    as 'MODULE_PATHNAME', 'mcp_post_wrapper';
+comment on function public.mcp(jsonb) is
+    'An MCP server with the tools get_stats and get_status: send one JSON-RPC message as the body. Revisions 2026-07-28 and 2025-11-25, 2025-06-18, 2025-03-26.';
+
+create function public.mcp() returns busymate_stats."*/*"
+    language c volatile
+    as 'MODULE_PATHNAME', 'mcp_get_wrapper';
+comment on function public.mcp() is
+    'Tells an MCP client that opens a stream with GET that there is none: 405, Allow: POST.';
+
+-- PostgREST keeps a copy of the schema. It reads it anew when told so, once the transaction has committed.
+
+create function busymate_stats.reload_before_drop() returns event_trigger
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    -- An event trigger of an extension is not there any more at the end of that extension's own DROP: so it fires
+    -- before, for whatever extension is dropped, and whoever drops it must not be held up.
+    perform pg_notify('pgrst', 'reload schema');
+exception when others then
+    null;
+end
+$$;
+comment on function busymate_stats.reload_before_drop() is
+    'Event trigger: tells PostgREST to read the schema anew once a DROP EXTENSION has committed.';
+
+create event trigger busymate_stats_reload on ddl_command_start
+    when tag in ('DROP EXTENSION')
+    execute function busymate_stats.reload_before_drop();
+-- PostgREST reads the schema whatever session_replication_role was in force.
+alter event trigger busymate_stats_reload enable always;
+comment on event trigger busymate_stats_reload is
+    'Tells PostgREST to read the schema anew once a DROP EXTENSION has committed.';
+
 -- Nobody but the owner, whatever ALTER DEFAULT PRIVILEGES has handed out a moment ago (Supabase's gives anon and
 -- authenticated everything on new tables, TRUNCATE too). What grant_api() gives later is an ordinary grant: one made
 -- here would become the extension's initial privilege, and a DROP ROLE would then break every dump.
@@ -776,6 +860,12 @@ begin
                    coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))
               from pg_catalog.pg_class c join member m on m.objid = c.oid
              where m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+            union all
+            -- Everybody may use a type, unless told otherwise.
+            select 'type ' || t.oid::pg_catalog.regtype::text, t.typowner,
+                   coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))
+              from pg_catalog.pg_type t join member m on m.objid = t.oid
+             where m.classid = 'pg_catalog.pg_type'::pg_catalog.regclass and t.typtype = 'd'
             union all
             -- Not a member, but made for us a moment ago, with the same defaults.
             select 'schema ' || n.nspname, n.nspowner,
@@ -814,3 +904,5 @@ end
 $notice$;
 
 select busymate_stats.announce();
+
+notify pgrst, 'reload schema';

@@ -2,7 +2,7 @@
 //!
 //! The rooms, and which way they lean: `pg` holds the only unsafe code and knows nobody; `access` says who may
 //! read; `fleet` says what is counted; `feed` keeps the snapshot rows that PostgREST and Realtime serve; `worker`
-//! refreshes them.
+//! refreshes them; `mcp` is a server for the same figures, in one SQL function.
 //! `docs/architecture.md` shows the house.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
@@ -13,6 +13,7 @@ mod access;
 mod error;
 mod feed;
 mod fleet;
+mod mcp;
 mod pg;
 mod settings;
 mod version;

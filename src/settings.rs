@@ -1,8 +1,9 @@
 //! Every setting, each with the reason for its default.
 
-use crate::pg::setting;
+use crate::mcp::AllowedOrigins;
+use crate::pg::setting::{self, TextCheck};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// A minute, as the cron job had it that this replaces.
@@ -19,6 +20,9 @@ static SEAL_INTERVAL_MS: AtomicI32 = AtomicI32::new(5_000);
 
 /// Five seconds: an entry that is written within this after it happened costs its writer nothing.
 static SEAL_LAG_MS: AtomicI32 = AtomicI32::new(5_000);
+
+/// None: a web page may call from this machine only, until its operator is trusted by name.
+static MCP_ALLOWED_ORIGINS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Defines the settings. The two that decide what every reader sees are for superusers to change.
 pub fn register() {
@@ -57,6 +61,29 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    setting::define_list::<Origins>(
+        c"busymate_stats.mcp_allowed_origins",
+        c"Which web pages may call mcp(), besides those of loopback.",
+        c"Origins, scheme://host[:port], separated by commas.",
+        &MCP_ALLOWED_ORIGINS,
+    );
+}
+
+struct Origins;
+
+impl TextCheck for Origins {
+    fn hint(value: &str) -> Option<String> {
+        AllowedOrigins::parse(value).err().map(|culprit| {
+            format!("\"{culprit}\" is no origin: write scheme://host[:port], such as https://app.example.com, without a path or wildcard.")
+        })
+    }
+}
+
+/// The web pages that may call `mcp()`, besides those of loopback.
+pub fn mcp_allowed_origins() -> AllowedOrigins {
+    let list = MCP_ALLOWED_ORIGINS.get().unwrap_or_default();
+    // What is no list was refused when it was set.
+    AllowedOrigins::parse(&list.to_string_lossy()).unwrap_or_default()
 }
 
 /// How often `service_stats` is refreshed, in milliseconds; 0 for never.

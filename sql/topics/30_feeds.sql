@@ -52,8 +52,10 @@ create function busymate_stats.grant_api(role name default 'authenticated') retu
     as $$
 begin
     execute format('grant usage on schema busymate_stats to %I', role);
-    execute format('grant execute on function public.get_stats() to %I', role);
+    execute format('grant execute on function public.get_stats(), public.mcp(jsonb), public.mcp() to %I', role);
     execute format('grant select on public.service_stats, public.service_status to %I', role);
+    -- PostgREST shows a role what that role may use.
+    perform pg_notify('pgrst', 'reload schema');
 end
 $$;
 comment on function busymate_stats.grant_api(name) is
@@ -85,6 +87,39 @@ end
 $$;
 comment on function busymate_stats.add_to_publication(name) is 'Adds the two feeds to a publication, where they are missing.';
 
+-- What Realtime asks of a table before it delivers a change of it.
+create function busymate_stats.require_publishable(feed regclass) returns void
+    language plpgsql stable
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    if not exists (select from pg_index i where i.indrelid = feed and i.indisprimary) then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('table %s has no primary key, and Realtime finds a changed row by it', feed),
+            hint = format('Run ALTER TABLE %s ADD PRIMARY KEY (id).', feed);
+    end if;
+    if (select c.relreplident from pg_class c where c.oid = feed) not in ('d', 'f') then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('the replica identity of table %s is not its primary key', feed),
+            hint = format('Run ALTER TABLE %s REPLICA IDENTITY DEFAULT.', feed);
+    end if;
+    -- Realtime looks at the column privileges of each subscriber's role. Whoever may read as owner or superuser is none.
+    if not exists (
+        select from pg_class c, lateral aclexplode(c.relacl) held
+         where c.oid = feed and held.privilege_type = 'SELECT' and held.grantee <> c.relowner)
+    then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('no role has been granted SELECT on table %s, so Realtime would deliver nothing', feed),
+            hint = 'Run SELECT busymate_stats.grant_api(''authenticated''), or name the role that subscribers have.';
+    end if;
+end
+$$;
+comment on function busymate_stats.require_publishable(regclass) is
+    'Raises an error where Realtime could not deliver the changes of a table.';
+
 create function busymate_stats.publish(publication name default 'supabase_realtime', create_missing boolean default false)
     returns void
     language plpgsql
@@ -92,6 +127,7 @@ create function busymate_stats.publish(publication name default 'supabase_realti
     as $$
 declare
     found_publication pg_publication;
+    feed regclass;
 begin
     perform busymate_stats.require_matching_version();
     if current_setting('wal_level') <> 'logical' then
@@ -100,6 +136,9 @@ begin
             message = format('wal_level is %L, and a publication needs ''logical''', current_setting('wal_level')),
             hint = 'Run ALTER SYSTEM SET wal_level = logical, then restart the server.';
     end if;
+    foreach feed in array array['public.service_stats', 'public.service_status']::regclass[] loop
+        perform busymate_stats.require_publishable(feed);
+    end loop;
     select * into found_publication from pg_publication where pubname = publication;
     if not found then
         if not coalesce(create_missing, false) or publication is null then

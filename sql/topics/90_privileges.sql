@@ -25,6 +25,12 @@ begin
               from pg_catalog.pg_class c join member m on m.objid = c.oid
              where m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
             union all
+            -- Everybody may use a type, unless told otherwise.
+            select 'type ' || t.oid::pg_catalog.regtype::text, t.typowner,
+                   coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))
+              from pg_catalog.pg_type t join member m on m.objid = t.oid
+             where m.classid = 'pg_catalog.pg_type'::pg_catalog.regclass and t.typtype = 'd'
+            union all
             -- Not a member, but made for us a moment ago, with the same defaults.
             select 'schema ' || n.nspname, n.nspowner,
                    coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))
@@ -62,3 +68,5 @@ end
 $notice$;
 
 select busymate_stats.announce();
+
+notify pgrst, 'reload schema';

@@ -2,6 +2,8 @@
 
 mod health;
 mod stats;
+mod status;
 
 pub use health::note_seal;
 pub use stats::tick;
+pub use status::snapshot as status_snapshot;

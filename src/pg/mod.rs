@@ -8,7 +8,7 @@ pub mod background;
 pub mod databases;
 pub mod identity;
 pub mod invalidation;
-
+pub mod json;
 pub mod query;
 pub mod relation;
 pub mod scan;

@@ -1,7 +1,9 @@
-//! A setting that nobody sets and everybody may read: its value is computed when it is shown, as `is_superuser`'s is.
+//! Settings that pgrx has no wrapper for. Among them one that nobody sets and everybody may read: its value is computed
+//! when it is shown, as `is_superuser`'s is.
 
-use pgrx::pg_sys;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{pg_guard, pg_sys};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Defines a read-only setting whose value is what `show` gives: `show` returns a palloc'ed or static string.
@@ -110,6 +112,73 @@ unsafe extern "C-unwind" fn check_interval(
                 pg_sys::pstrdup(c"The interval is 0 (off) or at least 1s.".as_ptr());
         }
         acceptable
+    }
+}
+
+/// Sets `name` to `value` until the transaction ends, as `set_config(name, value, true)` does.
+pub fn set_local(name: &CStr, value: &str) {
+    let value = super::c_string(value);
+    // SAFETY: both strings end with NUL and are copied. It is what set_config() calls for a role that is no superuser.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// What a text setting may hold.
+pub trait TextCheck {
+    /// What to do instead, when `value` will not do.
+    fn hint(value: &str) -> Option<String>;
+}
+
+/// Defines a text setting that a superuser may change, a list separated by commas; `C` looks at every new value.
+pub fn define_list<C: TextCheck>(
+    name: &'static CStr,
+    description: &'static CStr,
+    detail: &'static CStr,
+    variable: &'static GucSetting<Option<CString>>,
+) {
+    // SAFETY: the hook is of the type asked for, and everything else is static.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            description,
+            detail,
+            variable,
+            GucContext::Suset,
+            GucFlags::from_bits_retain(pg_sys::GUC_LIST_INPUT as c_int),
+            Some(check_text::<C>),
+            None,
+            None,
+        );
+    }
+}
+
+/// PostgreSQL asks whether a value will do.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_text<C: TextCheck>(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes a valid pointer to a string, or to null for the boot value; it copies the hint.
+    unsafe {
+        if (*value).is_null() {
+            return true;
+        }
+        let hint = C::hint(&CStr::from_ptr(*value).to_string_lossy());
+        if let Some(hint) = &hint {
+            pg_sys::GUC_check_errhint_string = palloc_string(hint).cast_mut();
+        }
+        hint.is_none()
     }
 }
 

@@ -53,8 +53,8 @@ pub struct Failure {
     pub message: String,
 }
 
-impl From<CaughtError> for Failure {
-    fn from(error: CaughtError) -> Self {
+impl From<&CaughtError> for Failure {
+    fn from(error: &CaughtError) -> Self {
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
@@ -69,6 +69,24 @@ fn sqlstate(code: i32) -> String {
 
 /// Runs `work` in a subtransaction. Its error is given back, and what it did is undone; the transaction goes on.
 pub fn attempt<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
+    caught(work).map_err(|error| Failure::from(&*error))
+}
+
+/// [`attempt`], but a cancel, a timeout and a lack of memory go on up: they are not for the function to answer.
+pub fn attempt_unless_ended<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
+    caught(work).map_err(|error| {
+        let failure = Failure::from(&*error);
+        match failure.sqlstate.as_str() {
+            QUERY_CANCELED | OUT_OF_MEMORY => error.rethrow(),
+            _ => failure,
+        }
+    })
+}
+
+const QUERY_CANCELED: &str = "57014";
+const OUT_OF_MEMORY: &str = "53200";
+
+fn caught<R>(work: impl FnOnce() -> R) -> Result<R, Box<CaughtError>> {
     // SAFETY: called inside a transaction. Memory context and resource owner are put back by hand after the
     // subtransaction, which leaves its own behind; role, settings, snapshots and SPI are put back by its abort.
     unsafe {
@@ -77,8 +95,8 @@ pub fn attempt<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
-            .catch_others(|error| Err(Failure::from(error)))
-            .catch_rust_panic(|error| Err(Failure::from(error)))
+            .catch_others(|error| Err(Box::new(error)))
+            .catch_rust_panic(|error| Err(Box::new(error)))
             .execute();
         if result.is_ok() {
             pg_sys::ReleaseCurrentSubTransaction();

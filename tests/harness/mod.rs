@@ -15,11 +15,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 pub mod access;
+pub mod api;
 pub mod catalog;
 pub mod decoding;
 pub mod dump;
 pub mod evil;
 pub mod fleet;
+pub mod gateway;
+pub mod postgrest;
+pub mod postgrest_schema;
 pub mod worker;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.

@@ -1,0 +1,89 @@
+//! An MCP server for the two feeds: stateless, and nothing but a function that PostgREST calls.
+//!
+//! `server` and what stands behind it know nothing of PostgreSQL: JSON text and headers in, a status and a body out.
+//! This file is the edge: it reads what PostgREST sets, and sets what PostgREST reads.
+
+mod envelope;
+mod era;
+mod headers;
+mod legacy;
+mod modern;
+mod origin;
+mod reply;
+mod schema;
+mod server;
+mod tools;
+
+#[cfg(test)]
+mod tests;
+
+pub use origin::AllowedOrigins;
+
+use crate::access::caller_grants;
+use crate::feed;
+use crate::pg::json::{JsonbText, ResponseBody};
+use crate::pg::setting;
+use crate::pg::transaction::{Failure, attempt_unless_ended};
+use crate::{fleet, settings};
+use headers::Headers;
+use pgrx::prelude::*;
+use reply::Reply;
+use serde_json::{Value, json};
+use tools::{Feed, Feeds};
+
+/// What a POST brings: a JSON-RPC message of any protocol version, or whatever else is JSON.
+#[pg_extern(volatile, name = "mcp")]
+fn mcp_post(message: Option<JsonbText>) -> ResponseBody {
+    let headers = setting::read(c"request.headers").map(|json| Headers::parse(&json)).unwrap_or_default();
+    let message = message.map_or_else(|| "null".to_owned(), |message| message.0);
+    deliver(server::post(&message, &headers, &settings::mcp_allowed_origins(), &Database))
+}
+
+/// GET, and a POST of nothing.
+#[pg_extern(volatile, name = "mcp")]
+fn mcp_get() -> ResponseBody {
+    let method = setting::read(c"request.method").unwrap_or_default();
+    deliver(server::without_message(&String::from_utf8_lossy(&method)))
+}
+
+/// Sets what PostgREST makes the response of. Every answer concerns one caller at one moment: none may be kept.
+fn deliver(reply: Reply) -> ResponseBody {
+    let mut headers =
+        vec![json!({ "Content-Type": "application/json" }), json!({ "Cache-Control": "no-store" })];
+    headers.extend(reply.allow.map(|methods| json!({ "Allow": methods })));
+    setting::set_local(c"response.status", &reply.status.to_string());
+    setting::set_local(c"response.headers", &Value::Array(headers).to_string());
+    ResponseBody(reply.body.unwrap_or_default())
+}
+
+/// The feeds of this database, for the caller that the session runs as.
+struct Database;
+
+impl Feeds for Database {
+    fn stats(&self) -> Feed {
+        guarded("stats", || Some(fleet::snapshot_now().0))
+    }
+
+    fn status(&self) -> Feed {
+        guarded("status", || {
+            feed::status_snapshot().map(|json| serde_json::from_str(&json).unwrap_or_default())
+        })
+    }
+}
+
+/// Reads a feed for who may view its section. An error stays inside: the text of one may tell what is not the caller's
+/// to know.
+fn guarded(section: &str, read: impl FnOnce() -> Option<Value>) -> Feed {
+    let read = || {
+        if caller_grants().hold(section, "view") {
+            read().map_or(Feed::Missing, Feed::Snapshot)
+        } else {
+            Feed::Forbidden
+        }
+    };
+    attempt_unless_ended(read).unwrap_or_else(|failure: Failure| match failure.sqlstate.as_str() {
+        // No fleet is attached, or an attached relation is gone.
+        "55000" => Feed::Missing,
+        _ => Feed::Broken,
+    })
+}
