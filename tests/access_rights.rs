@@ -89,6 +89,8 @@ fn grant_api_opens_what_it_says() {
     let opened = [
         "EXECUTE get_stats()",
         "EXECUTE has_capability(text,text)",
+        "EXECUTE mcp()",
+        "EXECUTE mcp(jsonb)",
         "SELECT service_stats",
         "SELECT service_status",
         "USAGE schema busymate_stats",

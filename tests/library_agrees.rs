@@ -149,8 +149,12 @@ fn declared(client: &mut Client) -> Vec<(String, Signature)> {
         .unwrap();
     rows.iter()
         .map(|row| {
-            let names: Vec<String> = row.get(2);
+            let mut names: Vec<String> = row.get(2);
             let types: Vec<String> = row.get(3);
+            if names.is_empty() && types.len() == 1 {
+                // The one argument of a function that PostgREST hands the whole body has no name in SQL.
+                names.push("body".into());
+            }
             assert_eq!(names.len(), types.len(), "an argument without a name");
             let letter = |column| char::from(row.get::<_, i8>(column) as u8);
             let signature = Signature {
