@@ -46,6 +46,7 @@ lint: need-pg
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 
 test: lint stage
+	@scripts/mcp-clients || echo "The tests with the official MCP clients will check nothing." >&2
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) $(TESTFLAGS)
 
 demo:
