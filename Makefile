@@ -45,9 +45,9 @@ lint: need-pg
 	cargo fmt --all -- --check
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 
-# One test runs the real pg_cron.
+# Some tests run others' software: pg_cron, wal2json, MCP clients.
 test-packages:
-	@scripts/setup postgresql-cron
+	@scripts/setup-tests
 
 test: lint test-packages stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) $(TESTFLAGS)

@@ -600,9 +600,10 @@ begin
         select from pg_class c, lateral aclexplode(c.relacl) held
          where c.oid = feed and held.privilege_type = 'SELECT' and held.grantee <> c.relowner)
     then
-        raise exception using
+        -- The grant may come later: told, not refused.
+        raise warning using
             errcode = 'object_not_in_prerequisite_state',
-            message = format('no role has been granted SELECT on table %s, so Realtime would deliver nothing', feed),
+            message = format('no role has been granted SELECT on table %s, so Realtime delivers nothing yet', feed),
             hint = 'Run SELECT busymate_stats.grant_api(''authenticated''), or name the role that subscribers have.';
     end if;
 end

@@ -153,7 +153,7 @@ fn declared(client: &mut Client) -> Vec<(String, Signature)> {
             let types: Vec<String> = row.get(3);
             if names.is_empty() && types.len() == 1 {
                 // The one argument of a function that PostgREST hands the whole body has no name in SQL.
-                names.push("body".into());
+                names.push("message".into());
             }
             assert_eq!(names.len(), types.len(), "an argument without a name");
             let letter = |column| char::from(row.get::<_, i8>(column) as u8);
