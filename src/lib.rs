@@ -1,7 +1,7 @@
 //! A device fleet's statistics and its infrastructure's health, computed and guarded inside PostgreSQL.
 //!
 //! The rooms, and which way they lean: `pg` holds the only unsafe code and knows nobody; `access` says who may
-//! read; `fleet` says what is counted; `feed` keeps the snapshot rows that PostgREST and Realtime serve; `worker`
+//! read; `fleet` says what is counted; `status` looks after the infrastructure, knowing nothing of PostgreSQL; `feed` keeps the snapshot rows that PostgREST and Realtime serve; `worker`
 //! refreshes them.
 //! `docs/architecture.md` shows the house.
 
@@ -15,6 +15,7 @@ mod feed;
 mod fleet;
 mod pg;
 mod settings;
+mod status;
 mod version;
 mod worker;
 

@@ -36,6 +36,7 @@ begin
                                  'old_' || p.proname) as move
           from pg_catalog.pg_proc p
           join (values ('get_stats', array[]::pg_catalog.oid[]),
+                       ('report_status', array['jsonb']::pg_catalog.regtype[]::pg_catalog.oid[]),
                        ('has_capability', array['text', 'text']::pg_catalog.regtype[]::pg_catalog.oid[])
                ) ours(name, arguments)
             on ours.name = p.proname and ours.arguments = p.proargtypes::pg_catalog.oid[]

@@ -53,6 +53,7 @@ create function busymate_stats.grant_api(role name default 'authenticated') retu
 begin
     execute format('grant usage on schema busymate_stats to %I', role);
     execute format('grant execute on function public.get_stats() to %I', role);
+    execute format('grant execute on function public.report_status(jsonb) to %I', role);
     execute format('grant select on public.service_stats, public.service_status to %I', role);
 end
 $$;

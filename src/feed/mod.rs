@@ -1,6 +1,9 @@
 //! The snapshot rows that PostgREST and Realtime serve, and how well they are kept.
 
+mod components;
 mod health;
 mod stats;
+mod status;
 
 pub use stats::tick;
+pub use status::{StatusRound, begin_status, finish_status};

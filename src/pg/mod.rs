@@ -6,6 +6,7 @@ pub mod background;
 pub mod databases;
 pub mod identity;
 pub mod invalidation;
+pub mod json;
 pub mod name;
 pub mod query;
 pub mod relation;

@@ -53,8 +53,16 @@ pub fn base_type(of: pg_sys::Oid) -> pg_sys::Oid {
 /// Locks `relation` ROW EXCLUSIVE for writing until the transaction ends, unless somebody holds a lock against it:
 /// false then, or when it is gone.
 pub fn lock_for_writing_now(relation: pg_sys::Oid) -> bool {
+    lock_now(relation, pg_sys::RowExclusiveLock)
+}
+
+/// The same for reading: ACCESS SHARE.
+pub fn lock_for_reading_now(relation: pg_sys::Oid) -> bool {
+    lock_now(relation, pg_sys::AccessShareLock)
+}
+
+fn lock_now(relation: pg_sys::Oid, mode: u32) -> bool {
     // SAFETY: takes the lock and accepts the messages that came with it, or does nothing.
-    let locked =
-        unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
+    let locked = unsafe { pg_sys::ConditionalLockRelationOid(relation, mode as pg_sys::LOCKMODE) };
     locked && lock(relation).is_some()
 }

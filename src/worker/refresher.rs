@@ -2,6 +2,7 @@
 
 use super::job::Job;
 use super::outcome::Outcome;
+use crate::feed::StatusRound;
 use crate::pg::background::{self, OnTerminate};
 use crate::pg::{shared, transaction};
 use crate::{feed, settings, version};
@@ -38,7 +39,10 @@ impl Assignment {
 pub fn run(assignment: Assignment) {
     background::begin(OnTerminate::EndQuery, Some(pg_sys::Oid::from(assignment.database)));
     pin_settings();
-    let outcome = transaction::transaction(|| tick(assignment.job));
+    let outcome = match assignment.job {
+        Job::Refresh => transaction::transaction(refresh),
+        Job::Status => check_infrastructure(),
+    };
     shared::write(|board| board.report(assignment.slot, outcome.to_number()));
 }
 
@@ -58,16 +62,37 @@ fn pin_settings() {
     }
 }
 
-fn tick(job: Job) -> Outcome {
+/// Why nothing is to be done in this database, if so.
+fn obstacle() -> Option<Outcome> {
     match version::installed() {
-        None => return Outcome::Absent,
-        Some(version) if version != version::LIBRARY => return Outcome::VersionDiffers,
-        Some(_) => {}
+        None => Some(Outcome::Absent),
+        Some(version) if version != version::LIBRARY => Some(Outcome::VersionDiffers),
+        Some(_) => None,
     }
-    let done = match job {
-        Job::Refresh => feed::tick(refresh_limit_ms()),
-    };
+}
+
+fn refresh() -> Outcome {
+    obstacle().unwrap_or_else(|| done(feed::tick(refresh_limit_ms())))
+}
+
+fn done(done: bool) -> Outcome {
     if done { Outcome::Done } else { Outcome::SteppedAside }
+}
+
+/// No transaction is open while the components are asked: they may take seconds, and a snapshot would hold up vacuum.
+fn check_infrastructure() -> Outcome {
+    let begun = transaction::transaction(|| match obstacle() {
+        Some(outcome) => Err(outcome),
+        None => feed::begin_status().ok_or(Outcome::SteppedAside),
+    });
+    match begun {
+        Err(outcome) => outcome,
+        Ok(StatusRound::Idle) => Outcome::Done,
+        Ok(StatusRound::Due(due)) => {
+            let answers = due.ask(background::wait);
+            transaction::transaction(|| obstacle().unwrap_or_else(|| done(feed::finish_status(answers))))
+        }
+    }
 }
 
 /// A refresh that takes ten intervals is not one: better told than waited for.
@@ -81,7 +106,7 @@ mod tests {
 
     #[test]
     fn an_assignment_survives_the_trip() {
-        let assignment = Assignment { database: u32::MAX, job: Job::Refresh, slot: 3 };
+        let assignment = Assignment { database: u32::MAX, job: Job::Status, slot: 3 };
         assert_eq!(Assignment::from_argument(assignment.to_argument()), assignment);
     }
 }

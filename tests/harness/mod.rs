@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub mod fleet;
+pub mod listeners;
+pub mod status;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,12 +75,19 @@ pub struct Cluster {
     directory: PathBuf,
     /// Stops the server and removes the directory when its standard input closes, so also when this process dies.
     janitor: Child,
+    /// What the server finds in its environment.
+    environment: Vec<(String, String)>,
 }
 
 impl Cluster {
     /// A running cluster with the library preloaded, and `settings` (lines of postgresql.conf) on top.
     pub fn start(settings: &str) -> Self {
-        let cluster = Self::prepare(|data| {
+        Self::start_with(settings, &[])
+    }
+
+    /// [`Self::start`], with these variables in the server's environment.
+    pub fn start_with(settings: &str, environment: &[(&str, &str)]) -> Self {
+        let mut cluster = Self::prepare(|data| {
             run(server_command("initdb").arg("-D").arg(data).args([
                 "--auth=trust",
                 "--username=postgres",
@@ -87,6 +96,8 @@ impl Cluster {
                 "--no-sync",
             ]));
         });
+        cluster.environment =
+            environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         cluster.configure(&format!(
             "shared_preload_libraries = 'busymate_stats'\nwal_level = logical\nmax_prepared_transactions = 10\n{settings}"
         ));
@@ -129,7 +140,7 @@ impl Cluster {
         janitor.stdout(Stdio::null()).stderr(Stdio::null());
         // A Ctrl-C at the terminal must not reach it.
         janitor.process_group(0);
-        Self { janitor: janitor.spawn().unwrap(), directory }
+        Self { janitor: janitor.spawn().unwrap(), directory, environment: Vec::new() }
     }
 
     /// Appends lines to postgresql.conf; they count from the next start or reload.
@@ -151,6 +162,7 @@ impl Cluster {
             .arg(self.directory.join("log"))
             .args(["-w", "-t", "60"])
             .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null()));
     }
 
