@@ -38,11 +38,8 @@ begin
                                  p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
                                  'old_' || p.proname) as move
           from pg_catalog.pg_proc p
-          join (values ('get_stats', array[]::pg_catalog.oid[]),
-                       ('report_status', array['jsonb']::pg_catalog.regtype[]::pg_catalog.oid[]),
-                       ('has_capability', array['text', 'text']::pg_catalog.regtype[]::pg_catalog.oid[])
-               ) ours(name, arguments)
-            on ours.name = p.proname and ours.arguments = p.proargtypes::pg_catalog.oid[]
+          join (values ('get_stats', ''), ('has_capability', 'text, text'), ('report_status', 'jsonb')) ours(name, arguments)
+            on ours.name = p.proname and ours.arguments = pg_catalog.oidvectortypes(p.proargtypes)
          where p.pronamespace = 'public'::pg_catalog.regnamespace
         union all
         select 'relation ' || pg_catalog.format('public.%I', c.relname),

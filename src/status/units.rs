@@ -28,7 +28,7 @@ pub fn ask(names: &[String], mut each: impl FnMut(usize, Outcome)) {
             }
             Err(error) => {
                 for index in 0..names.len() {
-                    each(index, Err(format!("no system bus: {}", explain(&error))));
+                    each(index, Err(format!("no system bus: {error}")));
                 }
             }
         }
@@ -83,10 +83,7 @@ async fn property(bus: &Connection, unit: &OwnedObjectPath, name: &str) -> Resul
 fn explain(error: &Error) -> String {
     match error {
         Error::InputOutput(error) if error.kind() == std::io::ErrorKind::TimedOut => timed_out(),
-        Error::MethodError(name, message, _) => {
-            format!("systemd answered {name}: {}", message.as_deref().unwrap_or("no details"))
-        }
-        other => other.to_string(),
+        other => format!("systemd: {other}"),
     }
 }
 

@@ -145,3 +145,37 @@ fn versions_that_differ_are_news_once() {
     assert!(!news(Outcome::Done));
     assert!(news(Outcome::VersionDiffers));
 }
+
+#[test]
+fn workers_that_wait_for_others_leave_a_place() {
+    let start = Instant::now();
+    let mut intervals = refresh_every(seconds(10));
+    intervals[Job::Status.index()] = Some(seconds(10));
+    let mut schedule = Schedule::new(intervals);
+    schedule.most_waiting_is(1);
+    schedule.databases_are(&[5, 6], start);
+    assert!(tick(&mut schedule, Outcome::Done, start).is_some());
+    assert!(tick(&mut schedule, Outcome::Done, start).is_some());
+    let mut started = Vec::new();
+    while let Some((id, job)) = schedule.next(start) {
+        schedule.started(id, job, start);
+        started.push(job);
+    }
+    assert_eq!(started.iter().filter(|job| **job == Job::Status).count(), 1);
+    assert_eq!(started.iter().filter(|job| **job == REFRESH).count(), 2);
+    // Nor is anybody due who could not be started.
+    assert_eq!(schedule.next_due(), None);
+    schedule.ended(5, Job::Status, Outcome::Done, false, start);
+    assert_eq!(schedule.next(start), Some((6, Job::Status)));
+}
+
+#[test]
+fn a_tick_that_overruns_skips_the_next_one() {
+    let start = Instant::now();
+    let mut schedule = Schedule::new(refresh_every(seconds(2)));
+    schedule.databases_are(&[5], start);
+    schedule.started(5, REFRESH, start);
+    let late = start + seconds(7);
+    schedule.ended(5, REFRESH, Outcome::Done, false, late);
+    assert_eq!(schedule.next_due(), Some(late + seconds(1)));
+}
