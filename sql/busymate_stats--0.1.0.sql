@@ -38,8 +38,8 @@ begin
                                  p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
                                  'old_' || p.proname) as move
           from pg_catalog.pg_proc p
-          join (values ('get_stats', ''), ('has_capability', 'text, text'), ('mcp', 'jsonb'), ('mcp', ''))
-               ours(name, arguments)
+          join (values ('get_stats', ''), ('has_capability', 'text, text'), ('mcp', 'jsonb'), ('mcp', ''),
+                       ('report_status', 'jsonb')) ours(name, arguments)
             on ours.name = p.proname and ours.arguments = pg_catalog.oidvectortypes(p.proargtypes)
          where p.pronamespace = 'public'::pg_catalog.regnamespace
         union all
@@ -542,7 +542,8 @@ create function busymate_stats.grant_api(role name default 'authenticated') retu
     as $$
 begin
     execute format('grant usage on schema busymate_stats to %I', role);
-    execute format('grant execute on function public.get_stats(), public.mcp(jsonb), public.mcp() to %I', role);
+    execute format('grant execute on function public.get_stats(), public.mcp(jsonb), public.mcp(),
+                                              public.report_status(jsonb) to %I', role);
     execute format('grant select on public.service_stats, public.service_status to %I', role);
     -- PostgREST shows a role what that role may use.
     perform pg_notify('pgrst', 'reload schema');
@@ -659,6 +660,94 @@ create function busymate_stats.require_matching_version() returns void
 comment on function busymate_stats.require_matching_version() is
     'Raises an error where the library and the extension differ in version.';
 
+-- The infrastructure: what is watched, what was found, and who may say so.
+
+create table busymate_stats.components (
+    key text collate "C" primary key,
+    label text not null,
+    url text,
+    expect_min int not null default 200,
+    expect_max int not null default 399,
+    timeout interval not null default '2s',
+    unit text,
+    critical boolean not null default false,
+    enabled boolean not null default true,
+    position int not null default 0
+);
+comment on table busymate_stats.components is
+    'What the status feed watches: an HTTP URL, a systemd unit, or both. Read with status:view, written with status:edit.';
+comment on column busymate_stats.components.key is 'What the component is known by in the snapshot: 1 to 256 bytes.';
+comment on column busymate_stats.components.label is 'What people call it: 1 to 256 bytes.';
+comment on column busymate_stats.components.url is
+    'What to probe with GET: http or https, without user name or password. The server makes the connection.';
+comment on column busymate_stats.components.expect_min is 'The lowest HTTP status that counts as up.';
+comment on column busymate_stats.components.expect_max is 'The highest HTTP status that counts as up.';
+comment on column busymate_stats.components.timeout is 'How long the probe may take: 1 ms to 3 s.';
+comment on column busymate_stats.components.unit is
+    'The systemd unit, such as nginx.service; without a type it is a service.';
+comment on column busymate_stats.components.critical is 'Whether the whole is down when this component is unhealthy.';
+comment on column busymate_stats.components.enabled is 'Whether it is watched, and shown.';
+comment on column busymate_stats.components.position is 'Where it stands in the snapshot: by position, then key.';
+select pg_catalog.pg_extension_config_dump('busymate_stats.components', '');
+
+create function busymate_stats.guard_components() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_components_wrapper';
+comment on function busymate_stats.guard_components() is 'Trigger: refuses what could not be watched, and names the column.';
+create trigger guard before insert or update on busymate_stats.components
+    for each row execute function busymate_stats.guard_components();
+
+alter table busymate_stats.components enable row level security;
+create policy components_view on busymate_stats.components for select
+    using ((select public.has_capability('status', 'view')));
+create policy components_insert on busymate_stats.components for insert
+    with check ((select public.has_capability('status', 'edit')));
+create policy components_update on busymate_stats.components for update
+    using ((select public.has_capability('status', 'edit')));
+create policy components_delete on busymate_stats.components for delete
+    using ((select public.has_capability('status', 'edit')));
+comment on policy components_view on busymate_stats.components is 'Who holds status:view sees what is watched.';
+comment on policy components_insert on busymate_stats.components is 'Who holds status:edit adds components.';
+comment on policy components_update on busymate_stats.components is 'Who holds status:edit changes components.';
+comment on policy components_delete on busymate_stats.components is 'Who holds status:edit drops components.';
+
+-- One row for all components: a check then costs one new row version, however many there are.
+create table busymate_stats.component_checks (
+    id int primary key default 1 check (id = 1),
+    checked_at timestamptz not null,
+    reasons jsonb not null
+) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
+comment on table busymate_stats.component_checks is 'What this server''s last check found. Read it through component_health.';
+comment on column busymate_stats.component_checks.id is 'Always 1.';
+comment on column busymate_stats.component_checks.checked_at is 'When the check ended.';
+comment on column busymate_stats.component_checks.reasons is 'By key: what is wrong, or null.';
+
+-- Like health, the view runs with its owner's rights and says itself who sees its rows.
+create view busymate_stats.component_health with (security_barrier = true) as
+    select component.key, checks.reasons ->> component.key as reason, checks.checked_at
+      from busymate_stats.components component
+      left join busymate_stats.component_checks checks on checks.reasons ? component.key
+     where (select public.has_capability('status', 'view') or pg_catalog.pg_has_role('pg_monitor', 'usage'));
+comment on view busymate_stats.component_health is
+    'Why a component is not as it should be, by this server''s last check: for holders of status:view, and members of pg_monitor.';
+comment on column busymate_stats.component_health.key is 'The component.';
+comment on column busymate_stats.component_health.reason is 'What is wrong; null when nothing is, or before the first check.';
+comment on column busymate_stats.component_health.checked_at is 'When it was last checked; null before the first time.';
+
+create function busymate_stats.refresh_status() returns timestamptz
+    language c security definer
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'refresh_status_wrapper';
+comment on function busymate_stats.refresh_status() is
+    'Checks the components and puts what it finds into service_status; returns its updated_at. Not gated by claims. It takes as long as the slowest probe, at most a little over 3 s.';
+
+create function public.report_status(jsonb) returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'report_status_wrapper';
+comment on function public.report_status(jsonb) is
+    'Puts a status snapshot from a reporter elsewhere into service_status: host and components, in its shape. overall is found anew. Needs status:edit.';
+
 -- How the feeds are kept, and how one sees that.
 
 create table busymate_stats.feed_health (
@@ -706,7 +795,9 @@ create view busymate_stats.health with (security_barrier = true) as
     with launcher as (
         select pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb as state,
                pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval,
-               pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval
+               pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval,
+               pg_catalog.current_setting('busymate_stats.status_interval')::pg_catalog.interval as status_interval,
+               pg_catalog.current_setting('busymate_stats.status_source') as status_source
          -- has_capability loads the library, which defines the settings.
          where public.has_capability('stats', 'view')
             or public.has_capability('status', 'view')
@@ -772,13 +863,28 @@ create view busymate_stats.health with (security_barrier = true) as
       left join (select m.reason, m.made_at from busymate_stats.seal_markers m
                   order by m.made_at limit 1) marked on true
     union all
-    -- Nobody of ours writes this feed yet: its age is told, no staleness.
-    select 'status', written.updated_at, pg_catalog.clock_timestamp() - written.updated_at, null, null, false,
+    -- Its age is that of the row, whoever wrote it.
+    select 'status',
+           written.updated_at,
+           pg_catalog.clock_timestamp() - written.updated_at,
+           kept.duration,
+           kept.last_error,
+           case when launcher.status_source = 'off' or launcher.status_interval = interval '0' then false
+                else coalesce(written.updated_at < pg_catalog.clock_timestamp() - 3 * launcher.status_interval, true)
+           end,
            (launcher.state ->> 'preloaded')::boolean,
            launcher.state ->> 'launcher_pid' is not null,
-           pg_catalog.jsonb_build_object('written', written.updated_at is not null)
+           pg_catalog.jsonb_build_object(
+               'written', written.updated_at is not null,
+               'error_since', kept.error_since,
+               'status_interval', launcher.status_interval,
+               'status_source', launcher.status_source,
+               'last_report', report.last_refresh
+           )
       from launcher
-      left join public.service_status written on written.id = 1;
+      left join public.service_status written on written.id = 1
+      left join busymate_stats.feed_health kept on kept.feed = 'status'
+      left join busymate_stats.feed_health report on report.feed = 'report';
 comment on view busymate_stats.health is
     'How the feeds are kept: for holders of stats:view or status:view, and members of pg_monitor.';
 comment on column busymate_stats.health.feed is 'The feed.';

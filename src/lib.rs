@@ -1,8 +1,9 @@
 //! A device fleet's statistics and its infrastructure's health, computed and guarded inside PostgreSQL.
 //!
 //! The rooms, and which way they lean: `pg` holds the only unsafe code and knows nobody; `access` says who may
-//! read; `fleet` says what is counted; `feed` keeps the snapshot rows that PostgREST and Realtime serve; `worker`
-//! refreshes them; `mcp` is a server for the same figures, in one SQL function.
+//! read; `fleet` says what is counted; `status` looks after the infrastructure, knowing nothing of PostgreSQL; `feed`
+//! keeps the snapshot rows that PostgREST and Realtime serve; `worker` refreshes them; `mcp` is a server for the same
+//! figures, in one SQL function.
 //! `docs/architecture.md` shows the house.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
@@ -16,6 +17,7 @@ mod fleet;
 mod mcp;
 mod pg;
 mod settings;
+mod status;
 mod version;
 mod worker;
 

@@ -2,12 +2,32 @@
 
 use crate::mcp::AllowedOrigins;
 use crate::pg::setting::{self, TextCheck};
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// A minute, as the cron job had it that this replaces.
 static REFRESH_INTERVAL_MS: AtomicI32 = AtomicI32::new(60_000);
+
+/// Ten seconds: soon enough for somebody who watches, seldom enough for what is probed.
+static STATUS_INTERVAL_MS: AtomicI32 = AtomicI32::new(10_000);
+
+/// Where the status snapshot comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum StatusSource {
+    /// This server, unless a report that is young enough stands.
+    #[name = c"local"]
+    Local,
+    /// Reporters alone.
+    #[name = c"reported"]
+    Reported,
+    /// Nowhere.
+    #[name = c"off"]
+    Off,
+}
+
+/// Local: a status that is there without anybody's doing, and a reporter takes over by reporting.
+static STATUS_SOURCE: GucSetting<StatusSource> = GucSetting::<StatusSource>::new(StatusSource::Local);
 
 /// Five minutes: a device that beats every minute may miss four beats before it counts as offline.
 static ONLINE_WINDOW_MS: GucSetting<i32> = GucSetting::<i32>::new(5 * 60 * 1000);
@@ -40,6 +60,19 @@ pub fn register() {
         c"busymate_stats.seal_lag",
         c"How far the seal stays behind the clock: later entries cost their writer a row.",
         &SEAL_LAG_MS,
+    );
+    setting::define_interval(
+        c"busymate_stats.status_interval",
+        c"How often the background worker refreshes service_status.",
+        &STATUS_INTERVAL_MS,
+    );
+    GucRegistry::define_enum_guc(
+        c"busymate_stats.status_source",
+        c"Who writes service_status: this server (local), reporters alone (reported), or nobody (off).",
+        c"With local, a report younger than three status intervals stands.",
+        &STATUS_SOURCE,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"busymate_stats.online_window",
@@ -99,6 +132,16 @@ pub fn seal_interval_ms() -> i32 {
 /// How far the seal stays behind the clock, in microseconds.
 pub fn seal_lag_us() -> i64 {
     i64::from(SEAL_LAG_MS.load(Ordering::Relaxed)) * 1000
+}
+
+/// How often `service_status` is refreshed, in milliseconds; 0 for never.
+pub fn status_interval_ms() -> i32 {
+    STATUS_INTERVAL_MS.load(Ordering::Relaxed)
+}
+
+/// Where the status snapshot comes from.
+pub fn status_source() -> StatusSource {
+    STATUS_SOURCE.get()
 }
 
 /// How long after its `last_seen` a device counts as online, in microseconds.

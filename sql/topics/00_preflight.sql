@@ -35,8 +35,8 @@ begin
                                  p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
                                  'old_' || p.proname) as move
           from pg_catalog.pg_proc p
-          join (values ('get_stats', ''), ('has_capability', 'text, text'), ('mcp', 'jsonb'), ('mcp', ''))
-               ours(name, arguments)
+          join (values ('get_stats', ''), ('has_capability', 'text, text'), ('mcp', 'jsonb'), ('mcp', ''),
+                       ('report_status', 'jsonb')) ours(name, arguments)
             on ours.name = p.proname and ours.arguments = pg_catalog.oidvectortypes(p.proargtypes)
          where p.pronamespace = 'public'::pg_catalog.regnamespace
         union all

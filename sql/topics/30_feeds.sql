@@ -52,7 +52,8 @@ create function busymate_stats.grant_api(role name default 'authenticated') retu
     as $$
 begin
     execute format('grant usage on schema busymate_stats to %I', role);
-    execute format('grant execute on function public.get_stats(), public.mcp(jsonb), public.mcp() to %I', role);
+    execute format('grant execute on function public.get_stats(), public.mcp(jsonb), public.mcp(),
+                                              public.report_status(jsonb) to %I', role);
     execute format('grant select on public.service_stats, public.service_status to %I', role);
     -- PostgREST shows a role what that role may use.
     perform pg_notify('pgrst', 'reload schema');

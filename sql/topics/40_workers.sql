@@ -45,7 +45,9 @@ create view busymate_stats.health with (security_barrier = true) as
     with launcher as (
         select pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb as state,
                pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval,
-               pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval
+               pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval,
+               pg_catalog.current_setting('busymate_stats.status_interval')::pg_catalog.interval as status_interval,
+               pg_catalog.current_setting('busymate_stats.status_source') as status_source
          -- has_capability loads the library, which defines the settings.
          where public.has_capability('stats', 'view')
             or public.has_capability('status', 'view')
@@ -111,13 +113,28 @@ create view busymate_stats.health with (security_barrier = true) as
       left join (select m.reason, m.made_at from busymate_stats.seal_markers m
                   order by m.made_at limit 1) marked on true
     union all
-    -- Nobody of ours writes this feed yet: its age is told, no staleness.
-    select 'status', written.updated_at, pg_catalog.clock_timestamp() - written.updated_at, null, null, false,
+    -- Its age is that of the row, whoever wrote it.
+    select 'status',
+           written.updated_at,
+           pg_catalog.clock_timestamp() - written.updated_at,
+           kept.duration,
+           kept.last_error,
+           case when launcher.status_source = 'off' or launcher.status_interval = interval '0' then false
+                else coalesce(written.updated_at < pg_catalog.clock_timestamp() - 3 * launcher.status_interval, true)
+           end,
            (launcher.state ->> 'preloaded')::boolean,
            launcher.state ->> 'launcher_pid' is not null,
-           pg_catalog.jsonb_build_object('written', written.updated_at is not null)
+           pg_catalog.jsonb_build_object(
+               'written', written.updated_at is not null,
+               'error_since', kept.error_since,
+               'status_interval', launcher.status_interval,
+               'status_source', launcher.status_source,
+               'last_report', report.last_refresh
+           )
       from launcher
-      left join public.service_status written on written.id = 1;
+      left join public.service_status written on written.id = 1
+      left join busymate_stats.feed_health kept on kept.feed = 'status'
+      left join busymate_stats.feed_health report on report.feed = 'report';
 comment on view busymate_stats.health is
     'How the feeds are kept: for holders of stats:view or status:view, and members of pg_monitor.';
 comment on column busymate_stats.health.feed is 'The feed.';

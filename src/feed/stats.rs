@@ -62,6 +62,6 @@ fn store(snapshot: &Value, as_of: fleet::Timestamp) {
 }
 
 /// A dump loses the membership of an extension's tables in a publication; the remembered row does not.
-fn restore_publications() {
+pub fn restore_publications() {
     execute("select busymate_stats.restore_publications()", &[]);
 }

@@ -175,16 +175,24 @@ pub fn exit_to_be_restarted() -> ! {
 /// Sleeps until somebody sets the latch, or for so long; then serves interrupts, and reads the configuration when it was
 /// reloaded.
 pub fn wait(milliseconds: i64) {
-    // SAFETY: called between transactions, with no lock held, so an interrupt may end the process here.
+    pause(milliseconds);
+    // SAFETY: called between transactions, where the configuration may change.
+    unsafe {
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+}
+
+/// [`wait`] for any session, inside a statement too: the configuration stays as it is.
+pub fn pause(milliseconds: i64) {
+    // SAFETY: called with no lightweight lock held, so an interrupt may end the statement or the process here.
     unsafe {
         let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
         pg_sys::WaitLatch(pg_sys::MyLatch, events as c_int, milliseconds, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
         pg_sys::check_for_interrupts!();
-        if pg_sys::ConfigReloadPending != 0 {
-            pg_sys::ConfigReloadPending = 0;
-            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
-        }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod databases;
 pub mod identity;
 pub mod invalidation;
 pub mod json;
+pub mod jsonb;
 pub mod query;
 pub mod relation;
 pub mod scan;

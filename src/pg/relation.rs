@@ -56,25 +56,23 @@ pub fn base_type(of: pg_sys::Oid) -> pg_sys::Oid {
 /// Locks `relation` ROW EXCLUSIVE for writing until the transaction ends, unless somebody holds a lock against it:
 /// false then, or when it is gone.
 pub fn lock_for_writing_now(relation: pg_sys::Oid) -> bool {
+    lock_now(relation, pg_sys::RowExclusiveLock)
+}
+
+/// The same for reading: ACCESS SHARE.
+pub fn lock_for_reading_now(relation: pg_sys::Oid) -> bool {
+    lock_now(relation, pg_sys::AccessShareLock)
+}
+
+fn lock_now(relation: pg_sys::Oid, mode: u32) -> bool {
     // SAFETY: takes the lock and accepts the messages that came with it, or does nothing.
-    let locked =
-        unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
+    let locked = unsafe { pg_sys::ConditionalLockRelationOid(relation, mode as pg_sys::LOCKMODE) };
     locked && lock(relation).is_some()
 }
 
-/// Locks `relation` ACCESS SHARE until the transaction ends, unless that would mean waiting: false then.
-pub fn lock_now(relation: pg_sys::Oid) -> bool {
-    // SAFETY: takes the lock, or does nothing.
-    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
-}
-
-/// Locks `relation` SHARE ROW EXCLUSIVE until the transaction ends, unless that would mean waiting: false then. Against
-/// others who do the same, not against readers and writers of rows.
+/// The same against others who do the same, not against readers and writers of rows: SHARE UPDATE EXCLUSIVE.
 pub fn lock_alone_now(relation: pg_sys::Oid) -> bool {
-    // SAFETY: as above.
-    unsafe {
-        pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE)
-    }
+    lock_now(relation, pg_sys::ShareUpdateExclusiveLock)
 }
 
 /// The number of a column by its name; 0 when there is none.

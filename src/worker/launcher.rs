@@ -45,6 +45,7 @@ pub fn run() -> ! {
         next_scan: Instant::now(),
         slots_exhausted: false,
     };
+    launcher.schedule.most_waiting_is(share().saturating_sub(1).max(1));
     while !background::shutdown_requested() {
         let wait = launcher.turn();
         background::wait(wait.as_millis().clamp(1, 60_000) as i64);
@@ -64,6 +65,11 @@ extern "C-unwind" fn off_the_board(_code: c_int, _argument: pg_sys::Datum) {
 
 fn intervals() -> Intervals {
     JOBS.map(Job::interval)
+}
+
+/// How many of the server's worker slots this extension takes.
+fn share() -> usize {
+    (background::max_workers() / 4).clamp(1, shared::WORKER_SLOTS)
 }
 
 impl Launcher {
@@ -153,9 +159,8 @@ impl Launcher {
 
     /// A slot that no worker has, as long as this extension has no more than its share of them.
     fn free_slot(&self) -> Option<usize> {
-        let share = (background::max_workers() / 4).clamp(1, shared::WORKER_SLOTS);
         let taken = self.running.iter().flatten().count();
-        if taken >= share {
+        if taken >= share() {
             return None;
         }
         self.running.iter().position(Option::is_none)

@@ -3,6 +3,7 @@
 use super::job::Job;
 use super::outcome::Outcome;
 use super::sealing;
+use crate::feed::StatusRound;
 use crate::pg::background::{self, OnTerminate};
 use crate::pg::{shared, transaction};
 use crate::{feed, settings, version};
@@ -39,13 +40,11 @@ impl Assignment {
 pub fn run(assignment: Assignment) {
     background::begin(OnTerminate::EndQuery, Some(pg_sys::Oid::from(assignment.database)));
     pin_settings();
-    let mut outcome = transaction::transaction(presence);
-    if outcome == Outcome::Done {
-        outcome = match assignment.job {
-            Job::Refresh => transaction::transaction(refresh),
-            Job::Seal => sealing::run(),
-        };
-    }
+    let outcome = match assignment.job {
+        Job::Refresh => transaction::transaction(refresh),
+        Job::Seal => transaction::transaction(obstacle).unwrap_or_else(sealing::run),
+        Job::Status => check_infrastructure(),
+    };
     shared::write(|board| board.report(assignment.slot, outcome.to_number()));
 }
 
@@ -65,17 +64,37 @@ fn pin_settings() {
     }
 }
 
-/// Whether the extension is there, in the library's version.
-fn presence() -> Outcome {
+/// Why nothing is to be done in this database, if so.
+fn obstacle() -> Option<Outcome> {
     match version::installed() {
-        None => Outcome::Absent,
-        Some(version) if version != version::LIBRARY => Outcome::VersionDiffers,
-        Some(_) => Outcome::Done,
+        None => Some(Outcome::Absent),
+        Some(version) if version != version::LIBRARY => Some(Outcome::VersionDiffers),
+        Some(_) => None,
     }
 }
 
 fn refresh() -> Outcome {
-    if feed::tick(refresh_limit_ms()) { Outcome::Done } else { Outcome::SteppedAside }
+    obstacle().unwrap_or_else(|| done(feed::tick(refresh_limit_ms())))
+}
+
+fn done(done: bool) -> Outcome {
+    if done { Outcome::Done } else { Outcome::SteppedAside }
+}
+
+/// No transaction is open while the components are asked: they may take seconds, and a snapshot would hold up vacuum.
+fn check_infrastructure() -> Outcome {
+    let begun = transaction::transaction(|| match obstacle() {
+        Some(outcome) => Err(outcome),
+        None => feed::begin_status().ok_or(Outcome::SteppedAside),
+    });
+    match begun {
+        Err(outcome) => outcome,
+        Ok(StatusRound::Idle) => Outcome::Done,
+        Ok(StatusRound::Due(due)) => {
+            let answers = due.ask(background::wait);
+            transaction::transaction(|| obstacle().unwrap_or_else(|| done(feed::finish_status(answers))))
+        }
+    }
 }
 
 /// A refresh that takes ten intervals is not one: better told than waited for.
@@ -89,7 +108,7 @@ mod tests {
 
     #[test]
     fn an_assignment_survives_the_trip() {
-        let assignment = Assignment { database: u32::MAX, job: Job::Refresh, slot: 3 };
+        let assignment = Assignment { database: u32::MAX, job: Job::Status, slot: 3 };
         assert_eq!(Assignment::from_argument(assignment.to_argument()), assignment);
     }
 }

@@ -48,6 +48,7 @@ impl Database {
 pub struct Schedule {
     databases: BTreeMap<DatabaseId, Database>,
     intervals: Intervals,
+    most_waiting: usize,
     backoff: Duration,
     not_before: Option<Instant>,
 }
@@ -55,7 +56,18 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule of no database.
     pub fn new(intervals: Intervals) -> Self {
-        Self { databases: BTreeMap::new(), intervals, backoff: FIRST_BACKOFF, not_before: None }
+        Self {
+            databases: BTreeMap::new(),
+            intervals,
+            most_waiting: usize::MAX,
+            backoff: FIRST_BACKOFF,
+            not_before: None,
+        }
+    }
+
+    /// So many workers at most may be at a job that waits for others, so that the rest always find a place.
+    pub fn most_waiting_is(&mut self, most: usize) {
+        self.most_waiting = most;
     }
 
     /// These are the databases that there are: new ones are due at once, and those that are gone are forgotten.
@@ -100,7 +112,8 @@ impl Schedule {
     /// Whose turn may come at all, and when: every job that is on, or for a database without the extension the first of
     /// them, which looks.
     fn turns(&self) -> impl Iterator<Item = (Instant, DatabaseId, Job)> {
-        let on = |job: &Job| self.intervals[job.index()].is_some();
+        let full = self.waiting() >= self.most_waiting;
+        let on = move |job: &Job| self.intervals[job.index()].is_some();
         self.databases.iter().flat_map(move |(id, database)| {
             let looking = !database.installed;
             let jobs = JOBS.into_iter().filter(on).take(if looking { 1 } else { JOBS.len() });
@@ -109,8 +122,14 @@ impl Schedule {
                     if looking { !database.is_running() } else { !database.turns[job.index()].running }
                 },
             )
+            .filter(move |job| !(full && job.waits()))
             .map(move |job| (database.turns[job.index()].due, *id, job))
         })
+    }
+
+    fn waiting(&self) -> usize {
+        let at_it = |database: &Database, job: &Job| job.waits() && database.turns[job.index()].running;
+        self.databases.values().map(|database| JOBS.iter().filter(|job| at_it(database, job)).count()).sum()
     }
 
     /// The job whose turn it is: of those that are due, the one that has waited longest.

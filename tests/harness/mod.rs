@@ -22,8 +22,10 @@ pub mod dump;
 pub mod evil;
 pub mod fleet;
 pub mod gateway;
+pub mod listeners;
 pub mod postgrest;
 pub mod postgrest_schema;
+pub mod status;
 pub mod worker;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.
@@ -91,12 +93,19 @@ pub struct Cluster {
     directory: PathBuf,
     /// Stops the server and removes the directory when its standard input closes, so also when this process dies.
     janitor: Child,
+    /// What the server finds in its environment.
+    environment: Vec<(String, String)>,
 }
 
 impl Cluster {
     /// A running cluster with the library preloaded, and `settings` (lines of postgresql.conf) on top.
     pub fn start(settings: &str) -> Self {
-        let cluster = Self::prepare(|data| {
+        Self::start_with(settings, &[])
+    }
+
+    /// [`Self::start`], with these variables in the server's environment.
+    pub fn start_with(settings: &str, environment: &[(&str, &str)]) -> Self {
+        let mut cluster = Self::prepare(|data| {
             run(server_command("initdb").arg("-D").arg(data).args([
                 "--auth=trust",
                 "--username=postgres",
@@ -105,6 +114,8 @@ impl Cluster {
                 "--no-sync",
             ]));
         });
+        cluster.environment =
+            environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         cluster.configure(&format!(
             "shared_preload_libraries = 'busymate_stats'\nwal_level = logical\nmax_prepared_transactions = 10\n{settings}"
         ));
@@ -147,7 +158,7 @@ impl Cluster {
         janitor.stdout(Stdio::null()).stderr(Stdio::null());
         // A Ctrl-C at the terminal must not reach it.
         janitor.process_group(0);
-        Self { janitor: janitor.spawn().unwrap(), directory }
+        Self { janitor: janitor.spawn().unwrap(), directory, environment: Vec::new() }
     }
 
     /// Appends lines to postgresql.conf; they count from the next start or reload.
@@ -169,6 +180,7 @@ impl Cluster {
             .arg(self.directory.join("log"))
             .args(["-w", "-t", "60"])
             .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null()));
     }
 

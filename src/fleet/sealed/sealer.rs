@@ -13,7 +13,7 @@ use crate::fleet::capture;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::pg::identity::as_owner;
 use crate::pg::query::{Param, execute, select, select_one, select_planned};
-use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_now};
+use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now};
 use crate::pg::scan::{Seen, find_relation};
 use crate::settings;
 use pgrx::pg_sys;
@@ -74,7 +74,7 @@ impl Ground {
         if !alone {
             return Err(Step::Waits("another sealer is at work".into()));
         }
-        if !lock_now(fleet.entries) {
+        if !lock_for_reading_now(fleet.entries) {
             return Err(Step::Waits("entries are locked".into()));
         }
         match lock(fleet.entries) {

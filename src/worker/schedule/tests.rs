@@ -145,3 +145,40 @@ fn versions_that_differ_are_news_once() {
     assert!(!news(Outcome::Done));
     assert!(news(Outcome::VersionDiffers));
 }
+
+#[test]
+fn workers_that_wait_for_others_leave_a_place() {
+    let start = Instant::now();
+    let mut intervals = refresh_every(seconds(10));
+    intervals[Job::Status.index()] = Some(seconds(10));
+    let mut schedule = Schedule::new(intervals);
+    schedule.most_waiting_is(1);
+    schedule.databases_are(&[5, 6], start);
+    for id in [5, 6] {
+        schedule.started(id, REFRESH, start);
+        schedule.ended(id, REFRESH, Outcome::Done, false, start);
+    }
+    let now = start + seconds(10);
+    let mut started = Vec::new();
+    while let Some((id, job)) = schedule.next(now) {
+        schedule.started(id, job, now);
+        started.push(job);
+    }
+    assert_eq!(started.iter().filter(|job| **job == Job::Status).count(), 1);
+    assert_eq!(started.iter().filter(|job| **job == REFRESH).count(), 2);
+    // Nor is anybody due who could not be started.
+    assert_eq!(schedule.next_due(), None);
+    schedule.ended(5, Job::Status, Outcome::Done, false, now);
+    assert_eq!(schedule.next(now), Some((6, Job::Status)));
+}
+
+#[test]
+fn a_tick_that_overruns_skips_the_next_one() {
+    let start = Instant::now();
+    let mut schedule = Schedule::new(refresh_every(seconds(2)));
+    schedule.databases_are(&[5], start);
+    schedule.started(5, REFRESH, start);
+    let late = start + seconds(7);
+    schedule.ended(5, REFRESH, Outcome::Done, false, late);
+    assert_eq!(schedule.next_due(), Some(late + seconds(1)));
+}
