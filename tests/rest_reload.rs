@@ -31,6 +31,7 @@ fn it_finds_the_functions_when_they_come_and_misses_them_when_they_go() {
     client.batch_execute("begin; drop extension busymate_stats; rollback").unwrap();
     assert!(!postgrest.reload_if_told(), "not dropped");
     client.batch_execute("drop extension busymate_stats").unwrap();
+    assert!(postgrest.reload_if_told(), "dropped");
     assert_eq!(status(), 404);
     assert_eq!(value::<i64>(&mut client, "select count(*) from pg_event_trigger"), 0);
 }
