@@ -57,7 +57,9 @@ fn attach(
     online: Option<Name>,
 ) {
     version::require_match();
-    attach_as(&AttachRequest {
+    // Named, so that the arguments' relations are closed before triggers are made: PostgreSQL alters no relation that
+    // its own session holds open.
+    let request = AttachRequest {
         entries: required(entries, "entries").oid(),
         devices: required(devices, "devices").oid(),
         entry_time: required(entry_time, "entry_time").0,
@@ -71,7 +73,8 @@ fn attach(
         last_seen: required(last_seen, "last_seen").0,
         online: online.map(|name| name.0),
         implied: false,
-    });
+    };
+    attach_as(&request);
 }
 
 fn required<T>(argument: Option<T>, name: &str) -> T {
