@@ -15,7 +15,7 @@ SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR) --target-dir $(TARGET) --locked
 
-.PHONY: all need-pg build install uninstall script stage test lint demo stop setup clean
+.PHONY: all need-pg build install uninstall script stage test bench lint demo stop setup clean
 
 all: build
 
@@ -47,6 +47,12 @@ lint: need-pg
 
 test: lint stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) $(TESTFLAGS)
+
+# Prints one Markdown table. SIZES="100000000" adds a size to 1 M and 10 M, a list replaces them; QUICK=1 takes two minutes.
+bench: SIZES ?= $(BENCH_SIZES)
+bench: QUICK ?= $(BENCH_QUICK)
+bench: stage
+	@BENCH_SIZES='$(SIZES)' BENCH_QUICK='$(QUICK)' scripts/run-bench '$(PG_CONFIG)' $(CARGO_PG)
 
 demo:
 	@scripts/demo start
