@@ -1,0 +1,214 @@
+//! What writers pay. The attached table and its twin take turns in pairs, in one database, and grow alike.
+//!
+//! `synchronous_commit` is off for the writers: waiting for the disk would hide what the extension costs.
+
+use crate::Plan;
+use crate::fleet::SOURCE;
+use crate::harness::{Cluster, value};
+use crate::measure::{Samples, note};
+use crate::report::{Goal, Report, Row};
+use crate::server;
+use postgres::{Client, Statement};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+const CLIENTS: usize = 4;
+
+/// The settings under which the seal follows within a round, so that a round pays for its own sealing.
+const AT_ONCE: [(&str, &str); 2] =
+    [("busymate_stats.seal_interval", "'1s'"), ("busymate_stats.seal_lag", "'1s'")];
+
+/// Nothing is sealed: what is left is what the writer itself pays.
+const NOT_AT_ALL: [(&str, &str); 2] =
+    [("busymate_stats.seal_interval", "0"), ("busymate_stats.seal_lag", "'1s'")];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Single,
+    Hundred,
+    Copy,
+    Heartbeat,
+}
+
+impl Kind {
+    fn told(self) -> &'static str {
+        match self {
+            Kind::Single => "1-row inserts",
+            Kind::Hundred => "100-row inserts",
+            Kind::Copy => "COPY of 10,000 rows",
+            Kind::Heartbeat => "heartbeat updates of devices",
+        }
+    }
+}
+
+/// Every kind, with the sealer at work and without.
+pub fn all(plan: &Plan, cluster: &Cluster, report: &mut Report) {
+    for (settings, sealing) in [(AT_ONCE, true), (NOT_AT_ALL, false)] {
+        server::set(cluster, &settings);
+        for kind in [Kind::Single, Kind::Hundred, Kind::Copy, Kind::Heartbeat] {
+            if sealing || kind != Kind::Heartbeat {
+                compare(plan, cluster, kind, sealing, report);
+            }
+        }
+    }
+    server::set(cluster, &[("busymate_stats.seal_interval", "'5s'"), ("busymate_stats.seal_lag", "'5s'")]);
+}
+
+fn compare(plan: &Plan, cluster: &Cluster, kind: Kind, sealing: bool, report: &mut Report) {
+    note(&format!("{}, sealing {}", kind.told(), if sealing { "at once" } else { "off" }));
+    let database = prepare(cluster);
+    let mut client = cluster.connect(&database);
+    let length = Duration::from_millis(plan.pick(4000, 700));
+    let round = |schema: &str| rate(cluster, &database, schema, kind, length);
+    round("public");
+    round("bare");
+    let mut rates = [Samples::default(), Samples::default()];
+    let mut ratios = Samples::default();
+    for pair in 0..plan.pick(7, 3) {
+        let mut found = [0.0; 2];
+        // Who goes first changes, so that neither profits from its place.
+        for place in [pair % 2, 1 - pair % 2] {
+            if sealing {
+                await_quiet(&mut client);
+            }
+            found[place] = round(["public", "bare"][place]);
+            rates[place].add_value(found[place]);
+        }
+        ratios.add_value(found[0] / found[1]);
+    }
+    report.row(Row {
+        what: format!(
+            "ingest, attached ÷ not: {}, {CLIENTS} clients{}",
+            kind.told(),
+            if sealing { "" } else { ", the writer alone (sealing off)" }
+        ),
+        entries: String::new(),
+        ours: rates[0].told("rows/s"),
+        other: rates[1].told("rows/s"),
+        figure: ratios.median(),
+        unit: "×",
+        goal: Goal::AtLeast(0.97),
+    });
+    drop(client);
+    cluster.connect("postgres").batch_execute(&format!("drop database {database} with (force)")).unwrap();
+}
+
+/// A database with an attached fleet in `public` and its twin in `bare`, both empty but for devices.
+fn prepare(cluster: &Cluster) -> String {
+    let database = cluster.create_database("ingest");
+    let mut client = cluster.connect(&database);
+    client
+        .batch_execute(
+            "create extension busymate_stats;
+             select busymate_stats.create_fleet_tables();
+             insert into public.devices (device_uuid, name, connection_type)
+                 select md5('device' || n)::uuid, 'Device ' || n, 'vpn' from generate_series(1, 1000) n;
+             create schema bare;
+             create table bare.devices (like public.devices including all);
+             create table bare.entries (like public.entries including all);
+             alter table bare.devices enable row level security;
+             alter table bare.entries enable row level security;
+             insert into bare.devices select * from public.devices",
+        )
+        .unwrap();
+    for statement in ["vacuum analyze public.devices", "vacuum analyze bare.devices", "checkpoint"] {
+        client.batch_execute(statement).unwrap();
+    }
+    database
+}
+
+/// Waits until the attached table's entries are sealed, so that the twin's round pays for none of it.
+fn await_quiet(client: &mut Client) {
+    let now: i64 = value(client, "select (extract(epoch from clock_timestamp()) * 1000)::bigint");
+    let sealed = format!(
+        "select coalesce((select max(boundary) from busymate_stats.seal_state where boundary = goal)
+                             > to_timestamp({now} / 1000.0), false)"
+    );
+    let started = Instant::now();
+    while !value::<bool>(client, &sealed) {
+        assert!(started.elapsed() < Duration::from_secs(120), "the sealer does not keep up");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Rows a second that the clients write together.
+fn rate(cluster: &Cluster, database: &str, schema: &str, kind: Kind, length: Duration) -> f64 {
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let mut writer = Writer::new(cluster.connect(database), schema, kind, number);
+                scope.spawn(move || writer.work(length))
+            })
+            .collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).sum()
+    })
+}
+
+struct Writer {
+    client: Client,
+    kind: Kind,
+    insert: Statement,
+    copy: String,
+    batch: String,
+    first: usize,
+    next: usize,
+}
+
+impl Writer {
+    fn new(mut client: Client, schema: &str, kind: Kind, number: usize) -> Self {
+        client.batch_execute("set synchronous_commit = off").unwrap();
+        let values = format!(
+            "md5('device' || 1 + n % 1000)::uuid, 'host' || n % 997 || '.example.com', 'GET', 200 + n % 5, {SOURCE}"
+        );
+        let columns = "(device_uuid, host, method, status, source)";
+        let sql = match kind {
+            Kind::Heartbeat => format!(
+                "update {schema}.devices set last_seen_at = now() where device_uuid = md5('device' || 1 + $1::int % 1000)::uuid"
+            ),
+            Kind::Hundred => format!(
+                "insert into {schema}.entries {columns} select {values} from generate_series($1::int, $1::int + 99) n"
+            ),
+            Kind::Single | Kind::Copy => {
+                format!(
+                    "insert into {schema}.entries {columns} select {values} from (values ($1::int)) given (n)"
+                )
+            }
+        };
+        let insert = client.prepare(&sql).unwrap();
+        let mut batch = String::new();
+        for n in 0..10_000_usize {
+            let _ = writeln!(
+                batch,
+                "{:08x}-0000-4000-8000-000000000000\thost{}.example.com\tGET\t{}\t{}",
+                n % 1000,
+                n % 997,
+                200 + n % 5,
+                ["vpn", "pac", "cdp", "proxy", "sdk"][n % 5]
+            );
+        }
+        let copy = format!("copy {schema}.entries {columns} from stdin");
+        Self { client, kind, insert, copy, batch, first: number * 250, next: 0 }
+    }
+
+    /// Rows a second.
+    fn work(&mut self, length: Duration) -> f64 {
+        let started = Instant::now();
+        let mut rows = 0;
+        while started.elapsed() < length {
+            rows += self.step();
+        }
+        rows as f64 / started.elapsed().as_secs_f64()
+    }
+
+    fn step(&mut self) -> u64 {
+        if self.kind == Kind::Copy {
+            let mut sink = self.client.copy_in(&self.copy).unwrap();
+            sink.write_all(self.batch.as_bytes()).unwrap();
+            return sink.finish().unwrap();
+        }
+        // Each client has devices of its own: updates of one row would wait for each other.
+        self.next = (self.next + 1) % 250;
+        self.client.execute(&self.insert, &[&((self.first + self.next) as i32)]).unwrap()
+    }
+}

@@ -1,0 +1,88 @@
+//! The figures that README quotes: every row of the goals that concerns statistics, ingest into plain tables, and the
+//! capability check. Prints one Markdown table; a row that misses its goal says so.
+
+#[path = "../../tests/harness/mod.rs"]
+mod harness;
+
+mod access;
+mod fleet;
+mod ingest;
+mod machine;
+mod measure;
+mod read;
+mod report;
+mod seal;
+mod server;
+
+use measure::note;
+use report::Report;
+
+/// How much is measured.
+pub struct Plan {
+    /// Entries in each of the fleets that are read, smallest first.
+    pub sizes: Vec<u64>,
+    /// Under two minutes, to see that the benchmark works: its figures are not to be quoted.
+    pub quick: bool,
+}
+
+impl Plan {
+    fn from_environment() -> Self {
+        let quick = std::env::var("BENCH_QUICK").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
+        let default = if quick { "100000 1000000" } else { "1000000 10000000" };
+        let given = sizes(&std::env::var("BENCH_SIZES").unwrap_or_default());
+        // One size comes on top of the usual ones; a list replaces them.
+        let mut sizes = if given.len() > 1 { Vec::new() } else { sizes(default) };
+        sizes.extend(given);
+        sizes.sort_unstable();
+        sizes.dedup();
+        Self { sizes, quick }
+    }
+
+    /// The smallest fleet, which the others' flatness is held against.
+    pub fn smallest(&self) -> u64 {
+        self.sizes[0]
+    }
+
+    /// The largest fleet.
+    pub fn largest(&self) -> u64 {
+        self.sizes[self.sizes.len() - 1]
+    }
+
+    /// `full`, or `quick` for a quick run.
+    pub fn pick<T>(&self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+fn sizes(text: &str) -> Vec<u64> {
+    text.split([' ', ','])
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            part.replace('_', "").parse().unwrap_or_else(|_| panic!("BENCH_SIZES: {part} is no number"))
+        })
+        .collect()
+}
+
+fn main() {
+    // `cargo bench` hands its own arguments through.
+    let plan = Plan::from_environment();
+    machine::require_room(&plan);
+    let cluster = server::start();
+    let mut report = Report::default();
+    machine::describe(&plan, &cluster, &mut report);
+
+    let fleets: Vec<_> = plan.sizes.iter().map(|size| fleet::load(&cluster, *size)).collect();
+    seal::first_seals(&plan, &cluster, &fleets, &mut report);
+    read::warm(&plan, &cluster, &fleets, &mut report);
+    // From here on only the largest fleet is left: no other one's ticks disturb.
+    fleet::drop_all_but_last(&cluster, &fleets);
+    let largest = &fleets[fleets.len() - 1];
+    read::under_load(&plan, &cluster, largest, &mut report);
+    seal::tick_cpu(&plan, &cluster, largest, &mut report);
+    access::capability(&plan, &cluster, largest, &mut report);
+    fleet::drop(&cluster, largest);
+    ingest::all(&plan, &cluster, &mut report);
+
+    note("done");
+    report.print();
+}
