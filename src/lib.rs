@@ -18,6 +18,7 @@ mod mcp;
 mod pg;
 mod settings;
 mod status;
+mod torture;
 mod version;
 mod worker;
 
@@ -26,6 +27,7 @@ pg_module_magic!(name, version);
 #[pg_guard]
 extern "C-unwind" fn _PG_init() {
     settings::register();
+    torture::register();
     access::register_setting();
     worker::register();
     pg::setting::reserve_prefix(c"busymate_stats");

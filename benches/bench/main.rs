@@ -83,6 +83,7 @@ fn main() {
     fleet::drop(&cluster, largest);
     ingest::all(&plan, &cluster, &mut report);
 
+    machine::load_average("end", &mut report);
     note("done");
     report.print();
 }
