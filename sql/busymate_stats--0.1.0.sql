@@ -449,26 +449,44 @@ comment on function busymate_stats.capture_change() is
     'Trigger: writes down what a statement changes in rows before the capture threshold.';
 
 -- These two sit on every DDL of the database, so they never raise. What they guard against is a trigger of ours that
--- misses rows; what changes the table itself is seen by the fingerprint that every state carries.
+-- misses rows, or takes one column for another, for a while: a disabled one, a child or parent table, a subscription, a
+-- renamed column. What changes the table itself for good is seen by the fingerprint that every state carries.
 create function busymate_stats.watch_alter() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
     as $$
 begin
-    if exists (
-        select from pg_event_trigger_ddl_commands() command
-          join busymate_stats.attachment a on a.entries = command.objid
-         where command.classid = 'pg_class'::regclass
-           and exists (select from pg_trigger t
-                        where t.tgrelid = a.entries and t.tgfoid = 'busymate_stats.capture_change'::regproc
-                          and t.tgenabled <> 'A')) then
-        insert into busymate_stats.seal_markers values ('trigger disabled', clock_timestamp());
-    end if;
+    insert into busymate_stats.seal_markers
+    select cause.reason, clock_timestamp()
+      from busymate_stats.attachment a,
+           lateral (
+               select 'trigger disabled' as reason
+                 from pg_event_trigger_ddl_commands() command
+                where command.classid = 'pg_class'::regclass and command.objid = a.entries
+                  and exists (select from pg_trigger t
+                               where t.tgrelid = a.entries and t.tgfoid = 'busymate_stats.capture_change'::regproc
+                                 and t.tgenabled <> 'A')
+               union all
+               select 'column renamed'
+                 from pg_event_trigger_ddl_commands() command
+                where command.classid = 'pg_class'::regclass and command.objid = a.entries and command.objsubid <> 0
+               union all
+               select 'inheritance'
+                 from pg_event_trigger_ddl_commands() command
+                 join pg_inherits i on command.objid in (i.inhrelid, i.inhparent)
+                where command.classid = 'pg_class'::regclass and a.entries in (i.inhrelid, i.inhparent)
+               union all
+               select 'subscription'
+                 from pg_subscription_rel s
+                where s.srrelid = a.entries and tg_tag like '%SUBSCRIPTION'
+           ) cause
+     limit 1;
 exception when others then
     return;
 end
 $$;
-comment on function busymate_stats.watch_alter() is 'Event trigger: voids the seal when a capture trigger is disabled.';
+comment on function busymate_stats.watch_alter() is
+    'Event trigger: voids the seal when the capture triggers may miss rows of entries from now on.';
 
 create function busymate_stats.watch_drop() returns event_trigger
     language plpgsql security definer
@@ -487,12 +505,13 @@ $$;
 comment on function busymate_stats.watch_drop() is 'Event trigger: voids the seal when a capture trigger is dropped.';
 
 create event trigger busymate_stats_alter on ddl_command_end
-    when tag in ('ALTER TABLE', 'ALTER TRIGGER') execute function busymate_stats.watch_alter();
+    when tag in ('ALTER TABLE', 'ALTER TRIGGER', 'ALTER FOREIGN TABLE', 'CREATE TABLE', 'CREATE FOREIGN TABLE',
+                 'CREATE SCHEMA', 'CREATE SUBSCRIPTION', 'ALTER SUBSCRIPTION') execute function busymate_stats.watch_alter();
 create event trigger busymate_stats_drop on sql_drop
     when tag in ('DROP TRIGGER', 'ALTER TABLE', 'DROP OWNED') execute function busymate_stats.watch_drop();
 alter event trigger busymate_stats_alter enable always;
 alter event trigger busymate_stats_drop enable always;
-comment on event trigger busymate_stats_alter is 'Notices a disabled capture trigger.';
+comment on event trigger busymate_stats_alter is 'Notices what lets the capture triggers miss rows.';
 comment on event trigger busymate_stats_drop is 'Notices a dropped capture trigger.';
 
 create function busymate_stats.verify() returns table (figure text, incremental jsonb, recomputed jsonb)

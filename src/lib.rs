@@ -15,6 +15,7 @@ mod feed;
 mod fleet;
 mod pg;
 mod settings;
+mod torture;
 mod version;
 mod worker;
 
@@ -23,6 +24,7 @@ pg_module_magic!(name, version);
 #[pg_guard]
 extern "C-unwind" fn _PG_init() {
     settings::register();
+    torture::register();
     access::register_setting();
     worker::register();
     pg::setting::reserve_prefix(c"busymate_stats");

@@ -9,6 +9,7 @@ use crate::pg::append::{Cell, append};
 use crate::pg::relation::{column_number, column_type};
 use crate::pg::scan::{Seen, find_relation, newest};
 use crate::pg::transition::{Transition, arguments};
+use crate::torture::{Mutant, broken};
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -44,8 +45,10 @@ fn capture_change<'a>(
         mark("entry time changed");
         return Ok(None);
     }
-    // A threshold that cannot be read counts as the end of time: too much written down is safe, too little never.
-    let (gen_, threshold) = threshold(Seen::Latest).unwrap_or((0, i64::MAX));
+    let seen = if broken(Mutant::ThresholdOfStatement) { Seen::Statement } else { Seen::Latest };
+    // One that cannot be read counts as the end of time, and as newer than whatever a reader may hold: too much written
+    // down is safe, too little never.
+    let (gen_, threshold) = threshold(seen).unwrap_or((i64::MAX, i64::MAX));
     let mut late = Late { gen_, threshold, time, relation, columns, numbers: None, pending: HashMap::new() };
     late.read(Transition::old(trigger), Transition::new(trigger));
     late.write();

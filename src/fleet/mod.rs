@@ -16,6 +16,7 @@ use crate::access::caller_grants;
 use crate::error::UserError;
 use crate::pg::identity::as_owner;
 use crate::pg::scan::Seen;
+use crate::torture;
 use attachment::lock_attached;
 use figures::Figures;
 use pgrx::prelude::*;
@@ -52,7 +53,11 @@ fn snapshot_at(as_of: Timestamp, way: Way) -> Value {
     let devices = lock_attached(fleet.devices, "devices");
     let mut figures = Figures { as_of, ..Figures::default() };
     let sealed = match way {
-        Way::Sealed => sealed::reader::read_entries(&fleet, &entries, &mut figures).ok(),
+        Way::Sealed => {
+            let answer = sealed::reader::read_entries(&fleet, &entries, &mut figures);
+            torture::note_way(&answer);
+            answer.ok()
+        }
         Way::Plain => None,
     };
     let busiest = sealed.unwrap_or_else(|| {

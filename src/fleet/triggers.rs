@@ -1,6 +1,7 @@
 //! Putting the capture triggers on entries, and taking them off.
 
 use super::attachment::Attachment;
+use super::capture;
 use super::sealed::state::{TRIGGER_FUNCTION, TRIGGERS};
 use crate::pg::query::execute;
 use crate::pg::relation::LockedRelation;
@@ -48,6 +49,8 @@ pub fn drop(entries: Option<&LockedRelation>) {
     for table in ["seal_state", "seal_keys", "seal_look", "seal_markers", "late_changes"] {
         execute(&format!("delete from busymate_stats.{table}"), &[]);
     }
+    // A snapshot that is older than this transaction's work may have left rows: whoever seals next begins anew.
+    capture::mark("detached");
     // A generation of its own: a look that was taken for the last one says nothing about this relation.
     execute(
         "insert into busymate_stats.capture select max(gen) + 1, '-infinity' from busymate_stats.capture",

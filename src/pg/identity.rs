@@ -122,3 +122,9 @@ pub fn trigger_depth() -> i32 {
     // SAFETY: the function takes no argument, and its result is a number that is never null.
     unsafe { pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
 }
+
+/// Whether text in this database is UTF-8. In a SQL_ASCII one it is any bytes.
+pub fn database_is_utf8() -> bool {
+    // SAFETY: reads a backend-local variable that is set at connection.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as core::ffi::c_int }
+}

@@ -15,6 +15,8 @@ pub struct LockedRelation {
     pub kind: u8,
     /// Whether it is temporary.
     pub temporary: bool,
+    /// Whether a crash empties it.
+    pub unlogged: bool,
     /// The file that holds it: another one after whatever rewrites it.
     pub file: u32,
     /// Whether its policies apply to its own owner too.
@@ -39,6 +41,7 @@ pub fn lock(relation: pg_sys::Oid) -> Option<LockedRelation> {
             name: CStr::from_ptr(name).to_string_lossy().into_owned(),
             kind: class.relkind as u8,
             temporary: class.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
+            unlogged: class.relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED,
             file: class.relfilenode.to_u32(),
             force_row_security: class.relrowsecurity && class.relforcerowsecurity,
         };
@@ -68,12 +71,26 @@ pub fn lock_now(relation: pg_sys::Oid) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
-/// Locks `relation` SHARE ROW EXCLUSIVE until the transaction ends, unless that would mean waiting: false then. Against
+/// Locks `relation` SHARE UPDATE EXCLUSIVE until the transaction ends, unless that would mean waiting: false then. Against
 /// others who do the same, not against readers and writers of rows.
 pub fn lock_alone_now(relation: pg_sys::Oid) -> bool {
     // SAFETY: as above.
     unsafe {
         pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE)
+    }
+}
+
+/// Whether a statement of this session that has not ended may be changing a relation that is locked: somebody up the
+/// stack has it open, and the transaction may write into it.
+pub fn is_being_changed_here(relation: pg_sys::Oid) -> bool {
+    // SAFETY: the relation is locked, and open while its entry is read.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let open_elsewhere = (*opened).rd_refcnt > 1;
+        let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+        let changing = open_elsewhere && pg_sys::CheckRelationLockedByMe(opened, lock, true);
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        changing
     }
 }
 
@@ -90,12 +107,25 @@ pub fn column_type(relation: pg_sys::Oid, number: i16) -> pg_sys::Oid {
     base_type(unsafe { pg_sys::get_atttype(relation, number) })
 }
 
-/// Whether a column of a locked relation is NOT NULL.
-pub fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
+fn attribute<R>(
+    relation: pg_sys::Oid,
+    number: i16,
+    read: impl FnOnce(&pg_sys::FormData_pg_attribute) -> R,
+) -> Option<R> {
     // SAFETY: the relation is locked, so it is there.
     let opened =
         unsafe { pgrx::PgRelation::with_lock(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
-    opened.tuple_desc().get(number as usize - 1).is_some_and(|attribute| attribute.attnotnull)
+    opened.tuple_desc().get(number as usize - 1).map(read)
+}
+
+/// Whether a column of a locked relation is NOT NULL.
+pub fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
+    attribute(relation, number, |attribute| attribute.attnotnull).unwrap_or(false)
+}
+
+/// Whether a column of a locked relation is computed when it is read, so that a row does not hold it.
+pub fn is_virtual(relation: pg_sys::Oid, number: i16) -> bool {
+    attribute(relation, number, |attribute| attribute.attgenerated as u8 == b'v').unwrap_or(false)
 }
 
 /// A trigger of a relation.
@@ -106,12 +136,16 @@ pub struct TriggerState {
     pub function: String,
     /// Whether it fires whatever session_replication_role says.
     pub always: bool,
+    /// Whether it fires for every row or statement of its kind: no WHEN, no list of columns.
+    pub unconditional: bool,
+    /// What it was made with.
+    pub arguments: Vec<String>,
 }
 
 /// The triggers of a relation that is locked.
 pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
-    // SAFETY: the relation is locked and open while its descriptor is read; the names are NUL-terminated, and those from
-    // the syscache are copies, or null when the function is gone.
+    // SAFETY: the relation is locked and open while its descriptor is read; names and arguments are NUL-terminated, and
+    // the names from the syscache are copies, or null when the function is gone.
     unsafe {
         let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         let description = (*opened).trigdesc;
@@ -127,10 +161,15 @@ pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
                 }
                 let [schema, function, name] =
                     [schema, function, trigger.tgname].map(|text| CStr::from_ptr(text).to_string_lossy());
+                let count = usize::try_from(trigger.tgnargs).unwrap_or(0);
+                let argument =
+                    |place| CStr::from_ptr(*trigger.tgargs.add(place)).to_string_lossy().into_owned();
                 found.push(TriggerState {
                     name: name.into_owned(),
                     function: format!("{schema}.{function}"),
                     always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
+                    unconditional: trigger.tgnattr == 0 && trigger.tgqual.is_null(),
+                    arguments: (0..count).map(argument).collect(),
                 });
             }
         }

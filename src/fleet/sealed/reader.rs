@@ -1,7 +1,7 @@
 //! Figures from what is sealed: the counts, the late changes, and the rows between the sealed windows and those asked
 //! for. All under the caller's own snapshot, whatever it is.
 
-use super::counts::{Changes, Counts, add};
+use super::counts::{Changes, Counts, Entry, add};
 use super::rows::Rows;
 use super::sealer::late_changes;
 use super::state::{State, fingerprint, load_keys, marker};
@@ -11,15 +11,16 @@ use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::fleet::figures::{Count, Figures, MIX_KEYS};
 use crate::pg::identity::{as_owner, owner_of, trigger_depth};
-use crate::pg::relation::LockedRelation;
+use crate::pg::relation::{LockedRelation, is_being_changed_here};
 use crate::pg::scan::{Seen, find_relation};
 use crate::settings;
+use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::rc::Rc;
 
 /// An answer further away from the boundary than this is not worth correcting.
-const NEAR: i64 = HOUR;
+const NEAR: u64 = HOUR as u64;
 
 /// Fills in what comes from entries, and gives the busiest devices; or says why the plain query must answer.
 pub fn read_entries(
@@ -29,7 +30,7 @@ pub fn read_entries(
 ) -> Result<Vec<Count>, String> {
     let state = usable_state(fleet, entries)?;
     let as_of = figures.as_of;
-    if (as_of - state.boundary).abs() > NEAR {
+    if as_of.abs_diff(state.boundary) > NEAR {
         return Err("the moment asked for is far from what is sealed".into());
     }
     let own = own_tables_owner()?;
@@ -54,23 +55,33 @@ pub fn read_entries(
 
 /// The newest state that this snapshot sees, if what it counts still holds.
 fn usable_state(fleet: &Attachment, entries: &LockedRelation) -> Result<State, String> {
-    // A row trigger sees rows of a statement whose changes are not written down yet.
-    if trigger_depth() > 0 {
-        return Err("asked for by a trigger".into());
+    // A trigger, or a function that a statement calls, may see rows of that statement, whose changes are not written
+    // down yet.
+    let inside = trigger_depth() > 0 || is_being_changed_here(entries.oid);
+    if inside && !broken(Mutant::InsideStatement) {
+        return Err("asked for from inside a statement".into());
     }
     let print = fingerprint(entries, fleet)?;
     // The markers before the epoch: when a rebuild commits in between, the epoch tells.
-    if let Some(reason) = marker(Seen::Latest).or_else(|| marker(Seen::Statement)) {
+    let markers: &[Seen] = if broken(Mutant::MarkersUnseen) {
+        &[]
+    } else if broken(Mutant::RebuildOfStatement) {
+        &[Seen::Statement]
+    } else {
+        &[Seen::Latest, Seen::Statement]
+    };
+    if let Some(reason) = markers.iter().find_map(|seen| marker(*seen)) {
         return Err(reason);
     }
     let state = State::newest(Seen::Statement).ok_or("nothing is sealed yet")?;
-    if State::number_and_epoch(Seen::Latest).map(|(_, epoch)| epoch) != Some(state.epoch) {
+    let latest = if broken(Mutant::RebuildOfStatement) { Seen::Statement } else { Seen::Latest };
+    if State::number_and_epoch(latest).map(|(_, epoch)| epoch) != Some(state.epoch) {
         return Err("everything was counted anew since this snapshot".into());
     }
     if !state.is_complete() {
         return Err("entries are being counted".into());
     }
-    if state.fingerprint != print {
+    if state.fingerprint != print && !broken(Mutant::FingerprintUnseen) {
         return Err("the relation has changed since".into());
     }
     Ok(state)
@@ -90,7 +101,7 @@ fn changes_since(
 ) -> Changes {
     let mut changes = Changes::default();
     let (day, hour) = (state.day(), state.hour());
-    for (entry, n) in as_owner(own, || late_changes(state.boundary, state.gen_)) {
+    for (entry, n) in as_owner(own, || late_changes_for(state)) {
         changes.count_late(&entry, n, day, hour);
     }
     as_owner(entries.owner, || {
@@ -118,6 +129,12 @@ fn changes_since(
     changes
 }
 
+fn late_changes_for(state: &State) -> Vec<(Entry, i64)> {
+    let until = if broken(Mutant::LateBeyond) { Timestamp::MAX } else { state.boundary };
+    let since = if broken(Mutant::LateForgotten) { state.gen_ + 1 } else { state.gen_ };
+    late_changes(until, since)
+}
+
 fn sum(sealed: &Counts, changes: &Counts) -> Counts {
     let mut sum = sealed.clone();
     for (key, count) in changes {
@@ -128,6 +145,9 @@ fn sum(sealed: &Counts, changes: &Counts) -> Counts {
 
 /// A top list: from the list where it can tell, else with every key at hand.
 fn top(list: &TopList, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllKeys>) -> Vec<(String, i64)> {
+    if broken(Mutant::LimitIgnored) {
+        return list.top_of_listed(n, changes);
+    }
     list.top(n, changes, None).unwrap_or_else(|| {
         let all = all();
         let known = all.list.top(n, changes, Some(&all.counts));

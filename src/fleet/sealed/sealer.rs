@@ -13,9 +13,10 @@ use crate::fleet::capture;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::pg::identity::as_owner;
 use crate::pg::query::{Param, execute, select, select_one, select_planned};
-use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_now};
+use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_writing_now, lock_now};
 use crate::pg::scan::{Seen, find_relation};
 use crate::settings;
+use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ const QUICK: Duration = Duration::from_millis(100);
 const SLOW: Duration = Duration::from_millis(300);
 
 /// Differences after which every key is written anew.
-const DIFFERENCES: i64 = 60;
+const DIFFERENCES: i64 = if cfg!(feature = "torture") { 5 } else { 60 };
 
 /// How a step went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +46,12 @@ pub struct Stride(i64);
 impl Stride {
     /// A first guess.
     pub fn new() -> Self {
-        Self(HOUR)
+        Self::of(HOUR)
+    }
+
+    /// So many microseconds.
+    pub fn of(length: i64) -> Self {
+        Self(length)
     }
 
     fn learn(&mut self, took: Duration) {
@@ -56,6 +62,9 @@ impl Stride {
         }
     }
 }
+
+/// What a sealer writes into, beside `seal_state`.
+const OWN_TABLES: [&str; 5] = ["capture", "seal_look", "late_changes", "seal_markers", "seal_keys"];
 
 /// Takes what a step needs, before its snapshot is taken: the fleet, the entries locked against DDL, and the right to
 /// be the only sealer.
@@ -70,17 +79,23 @@ impl Ground {
         let Some(fleet) = attachment::read(Seen::Latest) else {
             return Err(Step::Done);
         };
-        let alone = find_relation("busymate_stats", "seal_state").is_some_and(lock_alone_now);
-        if !alone {
+        let ours = |table| find_relation("busymate_stats", table);
+        if !ours("seal_state").is_some_and(lock_alone_now) {
             return Err(Step::Waits("another sealer is at work".into()));
+        }
+        // All that is written into: a sealer that waited for one while it holds another could be in somebody's way.
+        if !OWN_TABLES.into_iter().all(|table| ours(table).is_some_and(lock_for_writing_now)) {
+            return Err(Step::Waits("tables of the extension are locked".into()));
         }
         if !lock_now(fleet.entries) {
             return Err(Step::Waits("entries are locked".into()));
         }
-        match lock(fleet.entries) {
-            Some(entries) => Ok(Self { fleet, entries }),
-            None => Err(Step::Waits("the relation of entries is gone".into())),
+        let entries = lock(fleet.entries).ok_or(Step::Waits("the relation of entries is gone".into()))?;
+        // It may have been let go, or attached otherwise, before the lock was had.
+        if attachment::read(Seen::Latest).as_ref() != Some(&fleet) {
+            return Err(Step::Waits("the fleet has changed".into()));
         }
+        Ok(Self { fleet, entries })
     }
 
     /// Remembers who is writing, once for each threshold and after it was committed.
@@ -94,13 +109,20 @@ impl Ground {
             Ok(print) => print,
             Err(reason) => return Step::Waits(reason),
         };
+        if let Some(reason) = written_past_triggers(self.entries.oid) {
+            return Step::Waits(reason);
+        }
         let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
             return Step::Waits("there is no capture threshold".into());
         };
-        let Some(writers) = look_of(gen_) else {
+        let looked = match broken(Mutant::LookInSnapshot) {
+            true => Some(format!("{{{}}}", writers_of(self.entries.oid).join(","))),
+            false => look_of(gen_),
+        };
+        let Some(writers) = looked else {
             return Step::Done; // nobody has looked yet: the next step does
         };
-        if let Some(writer) = still_writing(&writers) {
+        if let Some(writer) = still_writing(&writers).filter(|_| !broken(Mutant::NoDrain)) {
             return Step::Waits(writer);
         }
         let present = State::newest(Seen::Statement);
@@ -165,6 +187,20 @@ impl Ground {
         state.store();
         stride.learn(started.elapsed());
     }
+}
+
+/// Why rows may come or go by ways that fire no trigger of the relation, if they may. What begins such a state leaves a
+/// marker (see the event triggers), so readers need not look.
+fn written_past_triggers(entries: pg_sys::Oid) -> Option<String> {
+    select(
+        "select 'entries belong to an inheritance tree' from pg_inherits where $1 in (inhrelid, inhparent)
+         union all
+         select 'a subscription writes into entries' from pg_subscription_rel where srrelid = $1",
+        &[Param::Oid(entries)],
+        |row| row.text(1),
+    )
+    .pop()
+    .flatten()
 }
 
 /// Where this chunk ends: at the goal, or a stride ahead; never across the beginning of the goal's window, so that
@@ -270,11 +306,22 @@ fn look(entries: pg_sys::Oid) -> Step {
     if look_of(gen_).is_some() {
         return Step::Done;
     }
+    let writers = writers_of(entries);
+    execute(
+        "insert into busymate_stats.seal_look (gen, writers) values ($1, $2::xid8[])",
+        &[Param::Int(gen_), Param::Text(&format!("{{{}}}", writers.join(",")))],
+    );
+    execute("delete from busymate_stats.seal_look where gen < $1", &[Param::Int(gen_)]);
+    Step::Moved
+}
+
+/// The transactions that hold a lock on entries for writing.
+fn writers_of(entries: pg_sys::Oid) -> Vec<String> {
     let next: i64 =
         select_one("select pg_snapshot_xmax(pg_current_snapshot())::text::int8", &[], |row| row.int(1));
     // Who holds such a lock without a transaction id has written nothing yet, and will see the new threshold. A
     // prepared transaction keeps its id, and a restart keeps both.
-    let writers: Vec<String> = select(
+    select(
         "with locks as materialized (select * from pg_locks where granted)
          select distinct writer.transactionid::text::int8
            from locks held
@@ -286,13 +333,7 @@ fn look(entries: pg_sys::Oid) -> Step {
             and held.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')",
         &[Param::Oid(entries)],
         |row| full_transaction_id(row.int(1), next).to_string(),
-    );
-    execute(
-        "insert into busymate_stats.seal_look (gen, writers) values ($1, $2::xid8[])",
-        &[Param::Int(gen_), Param::Text(&format!("{{{}}}", writers.join(",")))],
-    );
-    execute("delete from busymate_stats.seal_look where gen < $1", &[Param::Int(gen_)]);
-    Step::Moved
+    )
 }
 
 /// The transaction id with its epoch: the one nearest to `next`, which is not far from any that is in progress.

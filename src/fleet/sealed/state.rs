@@ -5,9 +5,11 @@ use super::toplist::TopList;
 use super::window::Interval;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
+use crate::pg::identity::database_is_utf8;
 use crate::pg::query::{Param, execute, select};
-use crate::pg::relation::{LockedRelation, column_number, column_type, is_not_null, triggers};
+use crate::pg::relation::{LockedRelation, column_number, column_type, is_not_null, is_virtual, triggers};
 use crate::pg::scan::{Seen, find_relation, newest, scan};
+use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +82,7 @@ impl State {
 
     /// Whether figures can be read from it.
     pub fn is_complete(&self) -> bool {
-        self.boundary == self.goal
+        self.boundary == self.goal && self.boundary != NEVER
     }
 
     /// The rows that are counted into the last 24 hours.
@@ -222,6 +224,13 @@ pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<Stri
     if relation.kind != b'r' {
         return Err(format!("{} is no plain table", relation.name));
     }
+    if relation.unlogged {
+        return Err(format!("{} is unlogged, so a crash would empty it unseen", relation.name));
+    }
+    if !database_is_utf8() {
+        return Err("the database's encoding is not UTF8".into());
+    }
+    let columns = [&fleet.entry_time, &fleet.host, &fleet.status, &fleet.source, &fleet.entry_device];
     let found = triggers(relation.oid);
     for name in TRIGGERS {
         match found.iter().find(|trigger| trigger.name == name && trigger.function == TRIGGER_FUNCTION) {
@@ -229,11 +238,14 @@ pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<Stri
             Some(trigger) if !trigger.always => {
                 return Err(format!("trigger {name} is disabled on {}", relation.name));
             }
+            Some(trigger) if !trigger.unconditional || !trigger.arguments.iter().eq(columns) => {
+                return Err(format!("trigger {name} on {} is not as attach() makes it", relation.name));
+            }
             Some(_) => {}
         }
     }
-    let mut print = format!("{} {}", relation.oid.to_u32(), relation.file);
-    let columns = [&fleet.entry_time, &fleet.host, &fleet.status, &fleet.source, &fleet.entry_device];
+    let file = if broken(Mutant::FileUnseen) { 0 } else { relation.file };
+    let mut print = format!("{} {file}", relation.oid.to_u32());
     for (place, column) in columns.into_iter().enumerate() {
         let number = column_number(relation.oid, column);
         if number <= 0 {
@@ -241,6 +253,9 @@ pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<Stri
         }
         if place == 0 && !is_not_null(relation.oid, number) {
             return Err(format!("column \"{column}\" of {} may be null", relation.name));
+        }
+        if is_virtual(relation.oid, number) {
+            return Err(format!("column \"{column}\" of {} is computed when it is read", relation.name));
         }
         let kind = column_type(relation.oid, number);
         if place != 0 && place != 2 && !reads_the_same_everywhere(kind) {

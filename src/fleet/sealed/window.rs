@@ -22,7 +22,8 @@ impl Interval {
 
     /// The window of length `width` that is kept sealed for `goal`, as far as it is counted: up to `boundary`.
     pub fn sealed(goal: Timestamp, boundary: Timestamp, width: i64) -> Self {
-        Self { from: goal - width, to: boundary }
+        // Before the first seal both are the beginning of time.
+        Self { from: goal.saturating_sub(width), to: boundary }
     }
 
     /// Whether nothing is in it.
@@ -87,6 +88,12 @@ mod tests {
         assert_eq!(found, [taken_off, added]);
         assert!(taken_off.rows.contains(9 * HOUR + seven));
         assert!(added.rows.contains(ten));
+    }
+
+    #[test]
+    fn nothing_is_sealed_before_time_begins() {
+        assert!(Interval::sealed(i64::MIN, i64::MIN, HOUR).is_empty());
+        assert!(Interval::sealed(10 * HOUR, i64::MIN, HOUR).is_empty());
     }
 
     fn interval() -> impl Strategy<Value = Interval> {

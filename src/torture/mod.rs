@@ -1,0 +1,54 @@
+//! What the torture needs and no user gets: the sealer's steps one by one, which way answers were come by, and variants
+//! of the library that are broken on purpose, each of which the torture must find. Nothing of it is left without the
+//! feature `torture`.
+
+/// A rule of the sealed window that can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "torture"), allow(dead_code))]
+pub enum Mutant {
+    /// The sealer does not wait for those who were writing.
+    NoDrain,
+    /// The sealer looks who is writing after it has taken its snapshot.
+    LookInSnapshot,
+    /// A writer reads the threshold under its statement's snapshot.
+    ThresholdOfStatement,
+    /// A reader looks for a rebuild and for markers under its own snapshot only.
+    RebuildOfStatement,
+    /// The relation's file is no part of what a state holds for.
+    FileUnseen,
+    /// Nothing of the relation is part of what a state holds for.
+    FingerprintUnseen,
+    /// Markers are not looked for at all.
+    MarkersUnseen,
+    /// A top list answers without regard to the keys outside of it.
+    LimitIgnored,
+    /// A reader adds late changes beyond the boundary too.
+    LateBeyond,
+    /// A reader takes late changes for folded in that are not.
+    LateForgotten,
+    /// A call from inside a statement that writes is answered from what is sealed.
+    InsideStatement,
+}
+
+#[cfg(feature = "torture")]
+mod hooks;
+#[cfg(feature = "torture")]
+pub use hooks::{broken, note_way, register};
+
+#[cfg(not(feature = "torture"))]
+mod hooks {
+    use super::Mutant;
+
+    /// Whether a rule is broken: never.
+    pub const fn broken(_: Mutant) -> bool {
+        false
+    }
+
+    /// Remembers which way an answer was come by: nobody asks.
+    pub fn note_way<T>(_: &Result<T, String>) {}
+
+    /// Defines the torture's settings: there are none.
+    pub fn register() {}
+}
+#[cfg(not(feature = "torture"))]
+pub use hooks::{broken, note_way, register};
