@@ -6,16 +6,20 @@ PG_CONFIG ?= $(shell scripts/find-pg-config)
 PG_MAJOR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --version,echo) | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
 SCRIPT    := sql/$(EXTENSION)--$(VERSION).sql
 TOPICS    := $(sort $(wildcard sql/topics/*.sql))
-TARGET    := target/pg$(PG_MAJOR)
-LIBRARY   := $(TARGET)/release/lib$(EXTENSION).so
+# -torture for the library with hooks that no user's may have: a build and a stage of its own.
+VARIANT   ?=
+PROFILE   := $(or $(VARIANT:-%=%),release)
+TARGET    := target/pg$(PG_MAJOR)$(VARIANT)
+LIBRARY   := $(TARGET)/$(PROFILE)/lib$(EXTENSION).so
 
 PKGLIBDIR := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --pkglibdir,echo))
 SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
 
+export VARIANT
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
-CARGO_PG := --no-default-features --features pg$(PG_MAJOR) --target-dir $(TARGET) --locked
+CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-.PHONY: all need-pg build install uninstall script stage test bench lint demo stop setup clean
+.PHONY: torture-run all need-pg build install uninstall script stage test torture mutants bench lint demo stop setup clean
 
 all: build
 
@@ -23,7 +27,7 @@ need-pg:
 	@test -n "$(PG_MAJOR)" || { echo "No PostgreSQL server headers found. Run scripts/setup, or name yours: make PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
 
 build: need-pg
-	cargo build --release $(CARGO_PG)
+	cargo build --profile $(PROFILE) $(CARGO_PG)
 
 install: build
 	install -d '$(DESTDIR)$(PKGLIBDIR)' '$(DESTDIR)$(SHAREDIR)/extension'
@@ -44,9 +48,24 @@ stage: need-pg
 lint: need-pg
 	cargo fmt --all -- --check
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
+	cargo clippy --all-targets $(CARGO_PG) --features torture -- -D warnings
 
 test: lint stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) $(TESTFLAGS)
+	@$(MAKE) --no-print-directory torture mutants
+
+# Random schedules against the sealed window: STEPS=100000 for a long run, SEED=… for one that was seen before.
+torture: export BUSYMATE_STEPS = $(STEPS)
+torture: export BUSYMATE_SEED = $(SEED)
+torture:
+	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN=torture
+
+# The same against variants that break one rule each: every one must be found.
+mutants:
+	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN=mutants
+
+torture-run: stage
+	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --profile torture --test $(RUN) -- --nocapture
 
 # Prints one Markdown table. SIZES="100000000" adds a size to 1 M and 10 M, a list replaces them; QUICK=1 takes two minutes.
 bench: SIZES ?= $(BENCH_SIZES)

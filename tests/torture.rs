@@ -1,0 +1,40 @@
+//! Whatever happens in whatever order, what is read from the seal is what the plain query gives, under every snapshot,
+//! and no writer waits. A seed (BUSYMATE_SEED) and a number of steps (BUSYMATE_STEPS) say which random schedule.
+
+mod harness;
+#[path = "torture/mod.rs"]
+mod rig;
+
+use harness::Cluster;
+use rig::{Plan, Rig, settings};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
+}
+
+fn seed() -> u64 {
+    number("BUSYMATE_SEED").unwrap_or_else(|| {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
+    })
+}
+
+#[track_caller]
+fn run(rig: &mut Rig, seed: u64, steps: u64) {
+    for step in 0..steps {
+        if let Err(finding) = rig.step() {
+            panic!("seed {seed}, step {step}: {finding}\nbefore it:\n{}", rig.recent());
+        }
+    }
+    let share = rig.sealed_share();
+    println!("seed {seed}: {steps} steps, {} comparisons, {share}% answered from the seal", rig.comparisons);
+    println!("{:#?}", rig.ways);
+    assert!(share >= 40, "only {share}% of the answers came from the seal, so little is proved");
+}
+
+#[test]
+fn the_seal_and_the_plain_query_agree_step_by_step() {
+    let seed = seed();
+    let cluster = Cluster::start(&settings("0"));
+    let mut rig = Rig::new(&cluster, seed, Plan::default());
+    run(&mut rig, seed, number("BUSYMATE_STEPS").unwrap_or(1500));
+}

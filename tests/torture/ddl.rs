@@ -1,0 +1,85 @@
+//! What changes the table itself, or takes the triggers' sight: each while nobody else writes, as PostgreSQL's own locks
+//! would have it, and with old snapshots held by others.
+
+use super::writes::Owned;
+use super::{Finding, Rig};
+
+/// Statements that each take effect at once, `;;` between them; `{write}` stands for a writer's statement, and after each
+/// the readers compare where they can. `{seal}` is a step of a sealer.
+const SCRIPTS: [&str; 17] = [
+    "begin; truncate public.entries; {write}; commit",
+    "begin; {write}; truncate public.entries; {write}; rollback",
+    "begin; savepoint a; truncate public.entries; rollback to a; {write}; commit",
+    "alter table public.entries alter host type varchar(300) using left(host, 5);; {write};; {seal};;
+     alter table public.entries alter host type text;; {write}",
+    "begin; alter table public.entries alter host type varchar(300) using left(host, 1); {write};
+     alter table public.entries alter host type text; commit",
+    "alter table public.entries alter status type bigint;; {write};;
+     alter table public.entries alter status type int",
+    "begin; alter table public.entries rename host to host_; alter table public.entries rename method to host;
+     alter table public.entries rename host_ to method; commit;; {write};; {write};;
+     begin; alter table public.entries rename host to host_; alter table public.entries rename method to host;
+     alter table public.entries rename host_ to method; commit",
+    "begin; alter table public.entries drop column source; alter table public.entries add column source text; {write}; commit",
+    "alter table public.entries disable trigger busymate_stats_insert;; {write};; {seal};; {write};;
+     alter table public.entries enable always trigger busymate_stats_insert;; {write}",
+    "begin; alter table public.entries disable trigger user; {write}; {write};
+     alter table public.entries enable trigger user;
+     alter table public.entries enable always trigger busymate_stats_insert,
+         enable always trigger busymate_stats_update, enable always trigger busymate_stats_delete,
+         enable always trigger busymate_stats_truncate; commit",
+    "drop trigger busymate_stats_update on public.entries;; {write};; {write};;
+     create trigger busymate_stats_update after update on public.entries
+         referencing old table as old_rows new table as new_rows for each statement
+         execute function busymate_stats.capture_change('created_at', 'host', 'status', 'source', 'device_uuid');
+     alter table public.entries enable always trigger busymate_stats_update;
+     alter trigger busymate_stats_update on public.entries depends on extension busymate_stats",
+    "select busymate_stats.detach(); {write}; {write};
+     select busymate_stats.attach('public.entries', 'public.devices');; {seal};; {write}",
+    "vacuum full public.entries",
+    "cluster public.entries using entries_created_at_idx;; {write}",
+    "alter table public.entries add column more int default random();; {write};;
+     alter table public.entries drop column more",
+    "alter table public.entries set unlogged;; {write};; {seal};; alter table public.entries set logged",
+    "create table test.child () inherits (public.entries);;
+     insert into test.child (id, owner, created_at) select -n, 0, now() - n * interval '1 hour' from generate_series(1, 9) n;;
+     {write};; {seal};; update public.entries set host = 'child' where owner = 0;; delete from public.entries where id = -3;;
+     drop table test.child",
+];
+
+impl Rig<'_> {
+    pub fn ddl(&mut self) -> Result<(), Finding> {
+        self.quiesce()?;
+        let script = self.chance.pick(&SCRIPTS);
+        // What locks out writers alone may come while a sealer is in the middle of a step.
+        if !script.contains("disable trigger") || self.chance.once_in(2) {
+            self.end_steps();
+        }
+        for part in script.split(";;") {
+            let part = part.trim();
+            if part == "{seal}" {
+                self.seal();
+                self.end_steps();
+                continue;
+            }
+            let statement = self.filled_in(part);
+            self.run_in(0, &statement)?;
+            self.compare()?;
+        }
+        if self.chance.once_in(2) {
+            self.catch_up();
+        }
+        Ok(())
+    }
+
+    fn filled_in(&mut self, part: &str) -> String {
+        let mut statement = part.to_owned();
+        while statement.contains("{write}") {
+            let owner = self.chance.pick(&self.writers[0].owners);
+            let mut owned = Owned { chance: &mut self.chance, known: self.known, owner };
+            let write = owned.statement();
+            statement = statement.replacen("{write}", &write, 1);
+        }
+        statement
+    }
+}

@@ -1,0 +1,186 @@
+//! Writers with transactions of every kind, that may stay open while the seal moves, be prepared, and end later.
+
+use super::readers::{add_ways, differences};
+use super::writes::Owned;
+use super::{Finding, Rig, moments};
+use postgres::Client;
+use std::collections::BTreeMap;
+use std::io::Write;
+
+pub struct Writer {
+    pub client: Client,
+    /// Whose rows it writes.
+    pub owners: Vec<i32>,
+    open: bool,
+    savepoints: usize,
+}
+
+/// A prepared transaction, and the owners whose rows it may hold locked.
+pub struct Prepared {
+    name: String,
+    owners: Vec<i32>,
+}
+
+impl Writer {
+    pub fn new(mut client: Client, owners: Vec<i32>) -> Self {
+        // Nobody of this schedule makes a writer wait, so whoever waits this long waits because of the extension.
+        client.batch_execute("set lock_timeout = '2s'; set statement_timeout = '60s'").unwrap();
+        Self { client, owners, open: false, savepoints: 0 }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub fn is_idle(&self) -> bool {
+        !self.open
+    }
+
+    pub fn take_ways(&mut self, ways: &mut BTreeMap<String, i64>) {
+        if !self.client.is_closed() {
+            add_ways(&mut self.client, ways);
+        }
+    }
+}
+
+impl Rig<'_> {
+    pub fn write(&mut self) -> Result<(), Finding> {
+        let place = self.chance.below(self.crowd);
+        if !self.writers[place].open {
+            if self.chance.once_in(4) {
+                return self.begin(place);
+            }
+            return self.write_some(place);
+        }
+        match self.chance.below(20) {
+            0 | 1 => self.end(place, "commit"),
+            2 => self.end(place, "rollback"),
+            3 => self.prepare(place),
+            4 | 5 => {
+                self.writers[place].savepoints += 1;
+                self.run_in(place, "savepoint s")
+            }
+            6 | 7 if self.writers[place].savepoints > 0 => self.run_in(place, "rollback to s"),
+            8 if self.writers[place].savepoints > 0 => {
+                self.writers[place].savepoints -= 1;
+                self.run_in(place, "release s")
+            }
+            _ => self.write_some(place),
+        }
+    }
+
+    fn begin(&mut self, place: usize) -> Result<(), Finding> {
+        let level =
+            self.chance.pick(&["read committed", "read committed", "repeatable read", "serializable"]);
+        // Some take their snapshot long before they write.
+        let snapshot = if self.chance.once_in(2) { "; select 1" } else { "" };
+        self.run_in(place, &format!("begin isolation level {level}{snapshot}"))?;
+        self.writers[place].open = true;
+        Ok(())
+    }
+
+    fn end(&mut self, place: usize, how: &str) -> Result<(), Finding> {
+        self.writers[place].open = false;
+        self.writers[place].savepoints = 0;
+        self.run_in(place, how)
+    }
+
+    fn prepare(&mut self, place: usize) -> Result<(), Finding> {
+        if self.prepared.len() >= self.crowd {
+            return self.end(place, "commit");
+        }
+        self.owners += 1;
+        let name = format!("{}-{}", self.database, self.owners);
+        self.end(place, &format!("prepare transaction '{name}'"))?;
+        let fresh = self.new_owner();
+        let owners = std::mem::replace(&mut self.writers[place].owners, vec![fresh]);
+        self.prepared.push(Prepared { name, owners });
+        Ok(())
+    }
+
+    /// One of the prepared transactions ends, at last.
+    pub fn settle_prepared(&mut self) -> Result<(), Finding> {
+        if self.prepared.is_empty() {
+            return Ok(());
+        }
+        let Prepared { name, owners } = self.prepared.remove(self.chance.below(self.prepared.len()));
+        let how = self.chance.pick(&["commit", "commit", "rollback"]);
+        let ended = self.observer.batch_execute(&format!("{how} prepared '{name}'"));
+        self.note("observer", &format!("{how} prepared '{name}': {ended:?}"));
+        // Its rows have somebody again.
+        let place = self.chance.below(self.writers.len());
+        if self.writers[place].owners.len() < 4 {
+            self.writers[place].owners.extend(owners);
+        }
+        Ok(())
+    }
+
+    /// Ends whatever stays open, one way or the other: DDL would wait for it, and should.
+    pub fn quiesce(&mut self) -> Result<(), Finding> {
+        for place in 0..self.writers.len() {
+            if self.writers[place].open {
+                let how = self.chance.pick(&["commit", "rollback"]);
+                self.end(place, how)?;
+            }
+        }
+        while !self.prepared.is_empty() {
+            self.settle_prepared()?;
+        }
+        Ok(())
+    }
+
+    fn write_some(&mut self, place: usize) -> Result<(), Finding> {
+        let owner = self.chance.pick(&self.writers[place].owners);
+        let mut owned = Owned { chance: &mut self.chance, known: self.known, owner };
+        if owned.chance.once_in(12) {
+            let (statement, rows) = owned.copied();
+            return self.copy_in(place, &statement, &rows);
+        }
+        let statement = owned.statement();
+        self.run_in(place, &statement)
+    }
+
+    fn copy_in(&mut self, place: usize, statement: &str, rows: &[String]) -> Result<(), Finding> {
+        self.note(&format!("writer {place}"), &format!("{statement} {rows:?}"));
+        let client = &mut self.writers[place].client;
+        let copied = client.copy_in(statement).and_then(|mut copy| {
+            for row in rows {
+                // The client sends at the end; what fails, fails there.
+                let _ = copy.write_all(row.as_bytes());
+            }
+            copy.finish().map(|_| ())
+        });
+        copied.or_else(|error| self.writer_failed(place, &error))
+    }
+
+    pub fn run_in(&mut self, place: usize, statement: &str) -> Result<(), Finding> {
+        self.note(&format!("writer {place}"), statement);
+        let done = self.writers[place].client.batch_execute(statement);
+        done.or_else(|error| self.writer_failed(place, &error))
+    }
+
+    /// A transaction may have to give way to another of its kind. Nothing else.
+    fn writer_failed(&mut self, place: usize, error: &postgres::Error) -> Result<(), Finding> {
+        let code = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
+        self.note(&format!("writer {place}"), &format!("failed: {error}"));
+        // A MERGE in a transaction that is older than the row it would insert finds it only in the unique index.
+        if !["40001", "23505"].contains(&code.as_str()) {
+            return Err(format!("writer {place}: {error:?}"));
+        }
+        let writer = &mut self.writers[place];
+        let _ = writer.client.batch_execute("rollback; set session_replication_role = origin");
+        writer.open = false;
+        writer.savepoints = 0;
+        Ok(())
+    }
+
+    pub fn compare_in_writer(&mut self, place: usize) -> Result<(), Finding> {
+        let moments = moments::asked_for(&mut self.chance, self.known, 3);
+        self.comparisons += 3;
+        match differences(&mut self.writers[place].client, &moments, true) {
+            Ok(None) => Ok(()),
+            Ok(Some(difference)) => Err(format!("writer {place}, {difference}")),
+            Err(error) => self.writer_failed(place, &error),
+        }
+    }
+}
