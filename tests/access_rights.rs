@@ -91,6 +91,7 @@ fn grant_api_opens_what_it_says() {
         "EXECUTE has_capability(text,text)",
         "EXECUTE mcp()",
         "EXECUTE mcp(jsonb)",
+        "EXECUTE report_status(jsonb)",
         "SELECT service_stats",
         "SELECT service_status",
         "USAGE schema busymate_stats",

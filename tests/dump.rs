@@ -136,7 +136,7 @@ fn an_untouched_extension_dumps_no_rows() {
 /// The whole cluster, roles and all, into a new one.
 #[test]
 fn a_whole_cluster_comes_back_equal() {
-    let (from, to) = (Cluster::start(""), Cluster::start(""));
+    let (from, to) = (Cluster::start(harness::NO_WORKER), Cluster::start(harness::NO_WORKER));
     from.connect("postgres").batch_execute(SUPABASE_ROLES).unwrap();
     let (database, mut client) = furnished(&from, "whole");
     client.batch_execute(SUPABASE_DEFAULT_PRIVILEGES).unwrap();

@@ -66,7 +66,7 @@ fn it_reads_only_and_takes_no_transaction_id() {
 
 #[test]
 fn it_works_on_a_standby() {
-    let primary = Cluster::start("");
+    let primary = Cluster::start(harness::NO_WORKER);
     let mut client = primary.connect("postgres");
     client.batch_execute(SUPABASE_ROLES).unwrap();
     client.batch_execute("create extension busymate_stats").unwrap();

@@ -118,7 +118,7 @@ fn on_old_snapshots() {
 
 #[test]
 fn on_a_hot_standby() {
-    let primary = Cluster::start("busymate_stats.refresh_interval = 0\nbusymate_stats.seal_interval = 0");
+    let primary = Cluster::start(harness::NO_WORKER);
     primary.connect("postgres").batch_execute(SUPABASE_ROLES).unwrap();
     let database = primary.create_database("replicated");
     let mut writer = primary.connect(&database);

@@ -12,6 +12,7 @@ use std::process::Command;
 const MEMBER_NAMES: &[&str] = &[
     "event trigger busymate_stats_alter",
     "event trigger busymate_stats_drop",
+    "event trigger busymate_stats_reload",
     "function busymate_stats.add_to_publication(name)",
     "function busymate_stats.announce()",
     "function busymate_stats.assign_role(text,text)",
@@ -22,13 +23,17 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.grant_api(name)",
     "function busymate_stats.grant_capability(text,text)",
     "function busymate_stats.grants_changed()",
+    "function busymate_stats.guard_components()",
     "function busymate_stats.guard_role_capabilities()",
     "function busymate_stats.guard_roles()",
     "function busymate_stats.guard_truncate()",
     "function busymate_stats.guard_user_roles()",
     "function busymate_stats.publish(name,boolean)",
     "function busymate_stats.refresh_stats()",
+    "function busymate_stats.refresh_status()",
+    "function busymate_stats.reload_before_drop()",
     "function busymate_stats.require_matching_version()",
+    "function busymate_stats.require_publishable(regclass)",
     "function busymate_stats.restore_publications()",
     "function busymate_stats.revoke_capability(text,text)",
     "function busymate_stats.stats_at(timestamp with time zone)",
@@ -40,8 +45,13 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.watch_drop()",
     "function public.get_stats()",
     "function public.has_capability(text,text)",
+    "function public.mcp()",
+    "function public.mcp(jsonb)",
+    "function public.report_status(jsonb)",
     "table busymate_stats.attachment",
     "table busymate_stats.capture",
+    "table busymate_stats.component_checks",
+    "table busymate_stats.components",
     "table busymate_stats.feed_health",
     "table busymate_stats.late_changes",
     "table busymate_stats.publications",
@@ -54,6 +64,8 @@ const MEMBER_NAMES: &[&str] = &[
     "table busymate_stats.user_roles",
     "table public.service_stats",
     "table public.service_status",
+    "type busymate_stats.\"*/*\"",
+    "view busymate_stats.component_health",
     "view busymate_stats.health",
     "view busymate_stats.my_capabilities",
 ];
@@ -97,6 +109,7 @@ const FUNCTIONS: &[&str] = &[
     "busymate_stats.publish(publication name DEFAULT 'supabase_realtime'::name, create_missing boolean DEFAULT false) \
      returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.refresh_stats() returns timestamp with time zone volatile, parallel unsafe, security definer, search_path=pg_catalog, pg_temp",
+    "busymate_stats.refresh_status() returns timestamp with time zone volatile, parallel unsafe, security definer, search_path=pg_catalog, pg_temp",
     "busymate_stats.revoke_capability(role text, capability text) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.stats_at(as_of timestamp with time zone) returns jsonb stable, parallel restricted",
     "busymate_stats.stats_recomputed(as_of timestamp with time zone) returns jsonb stable, parallel restricted",
@@ -105,10 +118,13 @@ const FUNCTIONS: &[&str] = &[
     "busymate_stats.version() returns text immutable, parallel safe",
     "public.get_stats() returns jsonb stable, parallel restricted",
     "public.has_capability(section text, action text) returns boolean stable, parallel safe",
+    "public.mcp() returns busymate_stats.\"*/*\" volatile, parallel unsafe",
+    "public.mcp(jsonb) returns busymate_stats.\"*/*\" volatile, parallel unsafe",
+    "public.report_status(jsonb) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
 ];
 
 /// Member functions that are the extension's own means.
-const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|grants_changed|guard_\\w+|require_\\w+|restore_publications|watch_\\w+";
+const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|grants_changed|guard_\\w+|require_\\w+|reload_before_drop|restore_publications|watch_\\w+";
 
 #[test]
 fn functions_are_as_released() {
@@ -133,6 +149,19 @@ fn functions_are_as_released() {
 
 /// The columns that others read, write or dump, in their order.
 const COLUMNS: &[&str] = &[
+    "busymate_stats.component_health 1 key text",
+    "busymate_stats.component_health 2 reason text",
+    "busymate_stats.component_health 3 checked_at timestamp with time zone",
+    "busymate_stats.components 1 key text not null",
+    "busymate_stats.components 10 position integer not null default 0",
+    "busymate_stats.components 2 label text not null",
+    "busymate_stats.components 3 url text",
+    "busymate_stats.components 4 expect_min integer not null default 200",
+    "busymate_stats.components 5 expect_max integer not null default 399",
+    "busymate_stats.components 6 timeout interval not null default '00:00:02'::interval",
+    "busymate_stats.components 7 unit text",
+    "busymate_stats.components 8 critical boolean not null default false",
+    "busymate_stats.components 9 enabled boolean not null default true",
     "busymate_stats.health 1 feed text",
     "busymate_stats.health 2 last_refresh timestamp with time zone",
     "busymate_stats.health 3 age interval",
@@ -162,7 +191,8 @@ const COLUMNS: &[&str] = &[
 ];
 
 /// Member tables that are the extension's own means.
-const INTERNAL_TABLES: &str = "attachment|capture|feed_health|late_changes|publications|seal_\\w+";
+const INTERNAL_TABLES: &str =
+    "attachment|capture|component_checks|feed_health|late_changes|publications|seal_\\w+";
 
 #[test]
 fn columns_are_as_released() {
@@ -184,6 +214,7 @@ fn columns_are_as_released() {
 }
 
 const KEYS: &[&str] = &[
+    "busymate_stats.components PRIMARY KEY (key)",
     "busymate_stats.role_capabilities CHECK ((action <> ''::text))",
     "busymate_stats.role_capabilities CHECK ((section <> ''::text))",
     "busymate_stats.role_capabilities FOREIGN KEY (role) REFERENCES busymate_stats.roles(name) ON DELETE CASCADE",
@@ -303,6 +334,10 @@ fn a_table_without_a_primary_key_identifies_rows_by_the_whole() {
 }
 
 const POLICIES: &[&str] = &[
+    "busymate_stats.components DELETE to {public} using (( SELECT public.has_capability('status'::text, 'edit'::text) AS has_capability))",
+    "busymate_stats.components INSERT to {public} check (( SELECT public.has_capability('status'::text, 'edit'::text) AS has_capability))",
+    "busymate_stats.components SELECT to {public} using (( SELECT public.has_capability('status'::text, 'view'::text) AS has_capability))",
+    "busymate_stats.components UPDATE to {public} using (( SELECT public.has_capability('status'::text, 'edit'::text) AS has_capability))",
     "busymate_stats.role_capabilities DELETE to {public} using (( SELECT public.has_capability('roles'::text, 'edit'::text) AS has_capability))",
     "busymate_stats.role_capabilities INSERT to {public} check (( SELECT public.has_capability('roles'::text, 'edit'::text) AS has_capability))",
     "busymate_stats.role_capabilities SELECT to {public} using (( SELECT public.has_capability('roles'::text, 'view'::text) AS has_capability))",

@@ -190,7 +190,7 @@ fn refresh_status() -> TimestampWithTimeZone {
 /// Puts a reporter's snapshot into the row of `service_status`. Needs `status:edit`; what does not have the feed's
 /// shape is refused with the path of the field.
 #[pg_extern]
-fn report_status(report: Option<Jsonb>) {
+fn report_status(message: Option<Jsonb>) {
     let started = Instant::now();
     if !caller_grants().hold("status", "edit") {
         UserError::new(
@@ -207,7 +207,7 @@ fn report_status(report: Option<Jsonb>) {
             .hint("Set busymate_stats.status_source to \"local\" or \"reported\" in postgresql.conf, and reload.")
             .raise()
     }
-    let report = match report.map(|report| report.read(LIMIT_BYTES, MOST_LEVELS)) {
+    let report = match message.map(|message| message.read(LIMIT_BYTES, MOST_LEVELS)) {
         None => Value::Null,
         Some(Ok(report)) => report,
         Some(Err(TooBig::Long)) => refuse("the report: it is longer than 64 kB".into()),

@@ -290,12 +290,17 @@ impl Drop for Cluster {
     }
 }
 
+/// Settings that keep the background worker off: what it does has tests of its own; elsewhere it would write while
+/// others look.
+pub const NO_WORKER: &str = "busymate_stats.refresh_interval = 0
+busymate_stats.seal_interval = 0
+busymate_stats.status_interval = 0";
+
 /// The cluster that all tests of one file share. Each works in a database of its own.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
-        // What the background worker does has tests of its own; here it would write while others look.
-        let cluster = Cluster::start("busymate_stats.refresh_interval = 0\nbusymate_stats.seal_interval = 0");
+        let cluster = Cluster::start(NO_WORKER);
         cluster.connect("postgres").batch_execute(SUPABASE_ROLES).unwrap();
         cluster
     })
