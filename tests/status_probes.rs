@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 fn watching(url: &str) -> (Client, Value) {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
@@ -109,7 +110,7 @@ fn headers_without_end_are_down_whether_they_trickle_or_rush() {
             read_request(&mut stream);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
             while stream.write_all(b"X-More: and more and more and more\r\n").is_ok() {
-                std::thread::sleep(std::time::Duration::from_millis(pause));
+                std::thread::sleep(Duration::from_millis(pause));
             }
         })
     };
@@ -171,7 +172,7 @@ fn the_request_is_a_plain_get() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     });
     watching(&format!("{url}health?deep=1"));
-    let request = requests.recv().unwrap().to_lowercase();
+    let request = requests.recv_timeout(Duration::from_secs(60)).unwrap().to_lowercase();
     assert!(request.starts_with("get /health?deep=1 http/1.1\r\n"), "{request}");
     assert!(request.contains(&format!("host: {}\r\n", &url[7..url.len() - 1])), "{request}");
     assert!(request.contains("user-agent: busymate_stats/"), "{request}");
