@@ -243,7 +243,7 @@ fn publish_says_what_realtime_lacks() {
     let (database, mut client) = installed("rt_lacks");
     let publish = "select busymate_stats.publish('p', true)";
     // A grant that is missing may come later: told, not refused.
-    let (mut hearing, heard) = shared().connect_hearing(&database);
+    let (mut hearing, heard) = harness::shared().connect_hearing(&database);
     hearing.batch_execute(&format!("begin; {publish}; rollback")).unwrap();
     let warned = heard.lock().unwrap().iter().any(|said| {
         said.message.contains("no role has been granted SELECT") && said.hint.contains("grant_api")
