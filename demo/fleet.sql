@@ -73,3 +73,4 @@ $$;
 select busymate_stats.grant_api('authenticated');
 select busymate_stats.publish('supabase_realtime', create_missing => true);
 select busymate_stats.assign_role('11111111-1111-4111-8111-111111111111', 'viewer');
+select busymate_stats.assign_role('99999999-9999-4999-8999-999999999999', 'admin');
