@@ -79,6 +79,8 @@ fn an_unseal_that_updates_the_state() {
                                         join busymate_stats.attachment a on a.entries = command.objid)
                           and exists (select from pg_trigger t where t.tgname like 'busymate%' and t.tgenabled <> 'A');
                    end $$",
+        ddl: 100,
+        scripts: "disable trigger",
         ..Plan::default()
     });
     assert!(finding.contains("lock timeout"), "not by waiting: {finding}");

@@ -10,9 +10,9 @@ const SCRIPTS: [&str; 17] = [
     "begin; truncate public.entries; {write}; commit",
     "begin; {write}; truncate public.entries; {write}; rollback",
     "begin; savepoint a; truncate public.entries; rollback to a; {write}; commit",
-    "alter table public.entries alter host type varchar(300) using left(host, 5);; {write};; {seal};;
+    "alter table public.entries alter host type varchar(5000) using left(host, 5);; {write};; {seal};;
      alter table public.entries alter host type text;; {write}",
-    "begin; alter table public.entries alter host type varchar(300) using left(host, 1); {write};
+    "begin; alter table public.entries alter host type varchar(5000) using left(host, 1); {write};
      alter table public.entries alter host type text; commit",
     "alter table public.entries alter status type bigint;; {write};;
      alter table public.entries alter status type int",
@@ -50,7 +50,9 @@ const SCRIPTS: [&str; 17] = [
 impl Rig<'_> {
     pub fn ddl(&mut self) -> Result<(), Finding> {
         self.quiesce()?;
-        let script = self.chance.pick(&SCRIPTS);
+        let wanted = self.plan.scripts;
+        let scripts: Vec<&str> = SCRIPTS.into_iter().filter(|script| script.contains(wanted)).collect();
+        let script = self.chance.pick(&scripts);
         // What locks out writers alone may come while a sealer is in the middle of a step.
         if !script.contains("disable trigger") || self.chance.once_in(2) {
             self.end_steps();

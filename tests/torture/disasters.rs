@@ -1,7 +1,8 @@
 //! Processes that die, a server that stops in the middle, and one that is promoted.
 
-use super::Rig;
-use crate::harness::{eventually, value};
+use super::{Finding, Rig};
+use crate::harness::{Cluster, eventually, value};
+use postgres::Client;
 
 impl Rig<'_> {
     pub fn disaster(&mut self) {
@@ -47,15 +48,52 @@ impl Rig<'_> {
         self.connect();
     }
 
-    /// The standby takes over: its readers stay, with the snapshots that they hold.
-    pub fn promote(&mut self) {
-        if let Some(standby) = &self.standby {
-            self.note_promotion();
-            standby.promote();
-        }
+    /// A standby whose readers are asked as the primary's are.
+    pub fn follow(&mut self, standby: Cluster) {
+        eventually("the standby has the database", || standby.try_connect("postgres", &self.database).ok());
+        self.standby = Some(standby);
+        self.connect();
     }
 
-    fn note_promotion(&self) {
-        eprintln!("the standby is promoted");
+    /// The primary is gone and the standby takes over: its readers stay, with the snapshots that they hold, and a worker
+    /// of its own moves the seal on.
+    pub fn promote(&mut self) -> Result<(), Finding> {
+        let Some(standby) = self.standby.take() else {
+            return Ok(());
+        };
+        let last = self.known.boundary;
+        self.cluster.stop("immediate");
+        standby.promote();
+        self.standby = Some(standby);
+        let mut observer = self.standby_session();
+        let compare = |rig: &mut Self| {
+            let standbys = rig.readers.iter().position(|reader| reader.on_standby).unwrap_or(0);
+            (standbys..rig.readers.len()).try_for_each(|place| rig.compare_reader(place))
+        };
+        for _ in 0..50 {
+            compare(self)?;
+            let row = "insert into public.entries (host, owner) values ('promoted', 1)";
+            observer.batch_execute(row).map_err(|error| format!("{error:?}"))?;
+        }
+        for name in prepared_names(&mut observer) {
+            observer
+                .batch_execute(&format!("commit prepared '{name}'"))
+                .map_err(|error| format!("{error:?}"))?;
+        }
+        eventually("the worker of the promoted standby seals", || {
+            let sql = "select test.us(max(boundary)) from busymate_stats.seal_state";
+            let boundary: Option<i64> = value(&mut observer, sql);
+            (boundary > last).then_some(())
+        });
+        compare(self)
     }
+
+    fn standby_session(&self) -> Client {
+        self.standby.as_ref().unwrap_or(self.cluster).connect(&self.database)
+    }
+}
+
+fn prepared_names(client: &mut Client) -> Vec<String> {
+    let names = client.query("select gid from pg_prepared_xacts", &[]).unwrap();
+    names.iter().map(|row| row.get(0)).collect()
 }

@@ -26,15 +26,18 @@ pub fn settings(seal_interval: &str) -> String {
         "busymate_stats.seal_interval = '{seal_interval}'\nbusymate_stats.seal_lag = '200ms'\n\
          busymate_stats.refresh_interval = '1s'\nbusymate_stats.top_n = 4\n\
          max_prepared_transactions = 20\nwal_level = replica\nhot_standby_feedback = on\n\
-         max_standby_streaming_delay = -1\nautovacuum_naptime = 1s\nrestart_after_crash = on"
+         max_standby_streaming_delay = 2s\nmax_standby_archive_delay = 2s\nautovacuum_naptime = 1s\nrestart_after_crash = on"
     )
 }
 
 /// What a schedule may do beside writing, sealing and reading.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    pub ddl: bool,
-    pub disasters: bool,
+    /// In how many of a thousand steps.
+    pub ddl: usize,
+    /// Which of the scripts: those that hold this text.
+    pub scripts: &'static str,
+    pub disasters: usize,
     /// Settings of the database, for the variants that are broken on purpose.
     pub mutants: &'static str,
     /// Statements that break something of the install script.
@@ -43,7 +46,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { ddl: true, disasters: false, mutants: "", sabotage: "" }
+        Self { ddl: 6, scripts: "", disasters: 0, mutants: "", sabotage: "" }
     }
 }
 
@@ -158,14 +161,19 @@ impl<'a> Rig<'a> {
     /// One step, and the comparisons after it.
     pub fn step(&mut self) -> Result<(), Finding> {
         self.look_at_the_clock();
-        match self.chance.below(1000) {
-            0..=5 if self.plan.ddl => self.ddl()?,
-            16..=19 if self.plan.disasters => self.disaster(),
-            20..=25 => self.settle_prepared()?,
-            26..=35 => self.change_crowd()?,
-            36..=49 => self.thin_out()?,
-            50..=500 => self.write()?,
-            _ => self.seal(),
+        let place = self.chance.below(1000);
+        if place < self.plan.ddl {
+            self.ddl()?;
+        } else if place < self.plan.ddl + self.plan.disasters {
+            self.disaster();
+        } else {
+            match self.chance.below(100) {
+                0 => self.settle_prepared()?,
+                1 => self.change_crowd()?,
+                2 => self.thin_out()?,
+                3..=50 => self.write()?,
+                _ => self.seal(),
+            }
         }
         self.compare()
     }

@@ -1,8 +1,7 @@
 //! Who reads, and under which snapshots: a new one for each statement, or one that was taken many steps ago.
 
 use super::chance::Chance;
-use super::moments::{self, Known};
-use super::{Finding, Rig};
+use super::{Finding, Rig, moments};
 use crate::harness::Cluster;
 use postgres::{Client, SimpleQueryMessage};
 use std::collections::BTreeMap;
@@ -12,7 +11,7 @@ pub struct Reader {
     /// The isolation level of its transactions, `None` for single statements.
     level: Option<&'static str>,
     open: bool,
-    on_standby: bool,
+    pub on_standby: bool,
 }
 
 pub fn connect(primary: &Cluster, standby: Option<&Cluster>, database: &str) -> Vec<Reader> {
@@ -99,25 +98,11 @@ pub fn differences(
 impl Rig<'_> {
     /// Some of the readers, and who has a transaction open, for it sees what nobody else does.
     pub fn compare(&mut self) -> Result<(), Finding> {
-        let known: Known = self.known;
         for place in 0..self.readers.len() {
             if place > 0 && !self.chance.once_in(3) {
                 continue;
             }
-            let moments = moments::asked_for(&mut self.chance, known, 3);
-            let reader = &mut self.readers[place];
-            let compared = reader
-                .turn_over(&mut self.chance)
-                .and_then(|()| differences(&mut reader.client, &moments, reader.open));
-            self.comparisons += 3;
-            match compared {
-                Ok(None) => {}
-                Ok(Some(difference)) => {
-                    let level = self.readers[place].level;
-                    return Err(format!("reader {place}, {level:?}, {difference}"));
-                }
-                Err(error) => self.reader_failed(place, &error)?,
-            }
+            self.compare_reader(place)?;
         }
         for place in 0..self.writers.len() {
             if self.writers[place].is_open() && self.chance.once_in(4) {
@@ -125,6 +110,23 @@ impl Rig<'_> {
             }
         }
         Ok(())
+    }
+
+    pub fn compare_reader(&mut self, place: usize) -> Result<(), Finding> {
+        let moments = moments::asked_for(&mut self.chance, self.known, 3);
+        let reader = &mut self.readers[place];
+        let compared = reader
+            .turn_over(&mut self.chance)
+            .and_then(|()| differences(&mut reader.client, &moments, reader.open));
+        self.comparisons += 3;
+        match compared {
+            Ok(None) => Ok(()),
+            Ok(Some(difference)) => {
+                let (level, standby) = (self.readers[place].level, self.readers[place].on_standby);
+                Err(format!("reader {place}, {level:?}, on standby: {standby}, {difference}"))
+            }
+            Err(error) => self.reader_failed(place, &error),
+        }
     }
 
     /// Recovery may end a reader of the standby, and a serializable one may have to give way.
