@@ -36,11 +36,15 @@ impl Rig<'_> {
     /// A process dies without a word, so the server starts itself over.
     fn crash(&mut self) {
         self.note("server", "a backend is killed");
+        let reader: i32 = value(&mut self.readers[0].client, "select pg_backend_pid()");
         let pid: i32 = value(
             &mut self.observer,
-            "select coalesce((select pid from pg_stat_activity where backend_type = 'busymate_stats worker' limit 1), pg_backend_pid())",
+            &format!(
+                "select coalesce((select pid from pg_stat_activity where backend_type = 'busymate_stats worker' limit 1), {reader})"
+            ),
         );
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        // Once the server has ended the others too, whoever gets in finds it recovered.
         eventually("the server is back", || {
             let is_gone = self.observer.simple_query("select 1").is_err();
             (is_gone && self.cluster.try_connect("postgres", &self.database).is_ok()).then_some(())
