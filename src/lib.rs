@@ -1,6 +1,6 @@
 //! A device fleet's statistics and its infrastructure's health, computed and guarded inside PostgreSQL.
 //!
-//! The rooms, and which way they lean: `pg` holds the only unsafe code and knows nobody; `access` says who may
+//! The rooms, and which way they lean: `pg` alone calls PostgreSQL's C and knows nobody; `access` says who may
 //! read; `fleet` says what is counted; `status` looks after the infrastructure, knowing nothing of PostgreSQL; `feed`
 //! keeps the snapshot rows that PostgREST and Realtime serve; `worker` refreshes them; `mcp` is a server for the same
 //! figures, in one SQL function.
