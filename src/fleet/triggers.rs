@@ -5,6 +5,7 @@ use super::capture;
 use super::sealed::state::{TRIGGER_FUNCTION, TRIGGERS};
 use crate::pg::query::execute;
 use crate::pg::relation::LockedRelation;
+use crate::pg::thresholds;
 use pgrx::spi::quote_literal;
 
 /// What each trigger fires on, in the order of [`TRIGGERS`].
@@ -51,6 +52,7 @@ pub fn drop(entries: Option<&LockedRelation>) {
     }
     // A snapshot that is older than this transaction's work may have left rows: whoever seals next begins anew.
     capture::mark("detached");
+    thresholds::forget();
     // A generation of its own: a look that was taken for the last one says nothing about this relation.
     execute(
         "insert into busymate_stats.capture select max(gen) + 1, '-infinity' from busymate_stats.capture",
