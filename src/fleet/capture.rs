@@ -64,7 +64,56 @@ pub fn mark(reason: &str) {
 }
 
 /// A counted column: its number, 0 when it is gone, and its type.
-type Column = (i16, pg_sys::Oid);
+pub type Column = (i16, pg_sys::Oid);
+
+/// Host, status, source and device of a relation; `names` are the arguments of its trigger.
+pub fn counted_columns(relation: pg_sys::Oid, names: &[String]) -> [Column; 4] {
+    std::array::from_fn(|place| {
+        let number = names.get(place + 1).map_or(0, |name| column_number(relation, name));
+        if number <= 0 {
+            mark("column changed");
+        }
+        (number, if number > 0 { column_type(relation, number) } else { pg_sys::InvalidOid })
+    })
+}
+
+/// What is counted of a row.
+pub fn entry_of(
+    time: Timestamp,
+    numbers: &[Column; 4],
+    text: impl Fn(i16, pg_sys::Oid) -> Option<String>,
+) -> Entry {
+    let [host, status, source, device] = *numbers;
+    let text = |(number, kind): Column| if number > 0 { text(number, kind) } else { None };
+    let class = text(status).and_then(|status| status.parse().ok()).map_or(0, class_of);
+    Entry {
+        time,
+        source: text(source).unwrap_or_else(|| "unknown".into()),
+        class,
+        host: text(host),
+        device: text(device),
+    }
+}
+
+/// Appends late changes to rows of a relation: how many came, less those that went.
+pub fn write_down<'a>(gen_: i64, relation: pg_sys::Oid, changes: impl Iterator<Item = (&'a Entry, i64)>) {
+    let Some(table) = find_relation(SCHEMA, "late_changes") else {
+        return;
+    };
+    let rows = changes.map(|(entry, n)| {
+        [
+            Cell::Int(gen_),
+            Cell::Timestamp(entry.time),
+            Cell::Text(&entry.source),
+            Cell::Int(entry.class),
+            entry.host.as_deref().map_or(Cell::Null, Cell::Text),
+            entry.device.as_deref().map_or(Cell::Null, Cell::Text),
+            Cell::Int(n),
+            Cell::Oid(relation),
+        ]
+    });
+    append(table, rows);
+}
 
 struct Late {
     gen_: i64,
@@ -111,24 +160,8 @@ impl Late {
 
     fn entry(&mut self, row: &Transition, time: Timestamp) -> Entry {
         let (relation, columns) = (self.relation, &self.columns);
-        let [host, status, source, device] = *self.numbers.get_or_insert_with(|| {
-            std::array::from_fn(|place| {
-                let number = columns.get(place + 1).map_or(0, |name| column_number(relation, name));
-                if number <= 0 {
-                    mark("column changed");
-                }
-                (number, if number > 0 { column_type(relation, number) } else { pg_sys::InvalidOid })
-            })
-        });
-        let text = |(number, kind): Column| if number > 0 { row.text(number, kind) } else { None };
-        let class = text(status).and_then(|status| status.parse().ok()).map_or(0, class_of);
-        Entry {
-            time,
-            source: text(source).unwrap_or_else(|| "unknown".into()),
-            class,
-            host: text(host),
-            device: text(device),
-        }
+        let numbers = self.numbers.get_or_insert_with(|| counted_columns(relation, columns));
+        entry_of(time, numbers, |number, kind| row.text(number, kind))
     }
 
     fn write(&mut self) {
@@ -136,21 +169,7 @@ impl Late {
         if self.pending.is_empty() {
             return;
         }
-        let gen_ = self.gen_;
-        if let Some(table) = find_relation(SCHEMA, "late_changes") {
-            let rows = self.pending.iter().map(|(entry, n)| {
-                [
-                    Cell::Int(gen_),
-                    Cell::Timestamp(entry.time),
-                    Cell::Text(&entry.source),
-                    Cell::Int(entry.class),
-                    entry.host.as_deref().map_or(Cell::Null, Cell::Text),
-                    entry.device.as_deref().map_or(Cell::Null, Cell::Text),
-                    Cell::Int(*n),
-                ]
-            });
-            append(table, rows);
-        }
+        write_down(self.gen_, self.relation, self.pending.iter().map(|(entry, n)| (entry, *n)));
         self.pending.clear();
     }
 }

@@ -46,37 +46,58 @@ impl Transition {
 
     /// A column of the current row by its number; `None` when null.
     pub fn value(&self, number: i16) -> Option<pg_sys::Datum> {
-        // SAFETY: called after `next` gave true, with a number of the relation's; the attributes up to it are taken
-        // apart before the arrays are read.
-        unsafe {
-            let slot = &*self.slot;
-            if slot.tts_nvalid < number {
-                pg_sys::slot_getsomeattrs_int(self.slot, i32::from(number));
-            }
-            let place = number as usize - 1;
-            let slot = &*self.slot;
-            (!*slot.tts_isnull.add(place)).then(|| *slot.tts_values.add(place))
-        }
+        // SAFETY: called after `next` gave true, with a number of the relation's.
+        unsafe { slot_value(self.slot, number) }
     }
 
     /// A column as text, by its type's output function.
     pub fn text(&self, number: i16, type_oid: pg_sys::Oid) -> Option<String> {
-        self.value(number).map(|datum| {
-            if type_oid == pg_sys::TEXTOID || type_oid == pg_sys::VARCHAROID {
-                // SAFETY: a non-null datum of a text type.
-                let bytes = unsafe { super::scan::text_bytes(datum) };
-                return String::from_utf8_lossy(&bytes).into_owned();
-            }
-            let mut output = pg_sys::InvalidOid;
-            let mut is_varlena = false;
-            // SAFETY: the datum is of this type, and the output function's string is NUL-terminated.
-            unsafe {
-                pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
-                let text = pg_sys::OidOutputFunctionCall(output, datum);
-                CStr::from_ptr(text).to_string_lossy().into_owned()
-            }
-        })
+        // SAFETY: as above.
+        unsafe { slot_text(self.slot, number, type_oid) }
     }
+}
+
+/// A column of the row in a slot; `None` when null.
+///
+/// # Safety
+/// The slot holds a row, and its relation has a column of that number.
+pub unsafe fn slot_value(slot: *mut pg_sys::TupleTableSlot, number: i16) -> Option<pg_sys::Datum> {
+    // SAFETY: by the caller's promise; the attributes up to the number are taken apart before the arrays are read.
+    unsafe {
+        if (*slot).tts_nvalid < number {
+            pg_sys::slot_getsomeattrs_int(slot, i32::from(number));
+        }
+        let place = number as usize - 1;
+        let slot = &*slot;
+        (!*slot.tts_isnull.add(place)).then(|| *slot.tts_values.add(place))
+    }
+}
+
+/// A column of the row in a slot as text, by its type's output function.
+///
+/// # Safety
+/// As [`slot_value`], and the column is of that type.
+pub unsafe fn slot_text(
+    slot: *mut pg_sys::TupleTableSlot,
+    number: i16,
+    type_oid: pg_sys::Oid,
+) -> Option<String> {
+    // SAFETY: by the caller's promise.
+    unsafe { slot_value(slot, number) }.map(|datum| {
+        if type_oid == pg_sys::TEXTOID || type_oid == pg_sys::VARCHAROID {
+            // SAFETY: a non-null datum of a text type.
+            let bytes = unsafe { super::scan::text_bytes(datum) };
+            return String::from_utf8_lossy(&bytes).into_owned();
+        }
+        let mut output = pg_sys::InvalidOid;
+        let mut is_varlena = false;
+        // SAFETY: the datum is of this type, and the output function's string is NUL-terminated.
+        unsafe {
+            pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
+            let text = pg_sys::OidOutputFunctionCall(output, datum);
+            CStr::from_ptr(text).to_string_lossy().into_owned()
+        }
+    })
 }
 
 impl Drop for Transition {

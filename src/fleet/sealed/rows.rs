@@ -6,6 +6,7 @@ use super::window::Interval;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::Timestamp;
 use crate::pg::query::{Param, Row, select, select_planned};
+use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
 /// The queries over one relation of entries.
@@ -54,6 +55,12 @@ impl Rows {
         );
         let ends = [Param::Timestamp(from), Param::Timestamp(Timestamp::MAX)];
         select_planned(&sql, &ends, |row| row.int(1)).pop().unwrap_or(0)
+    }
+
+    /// How many rows are in an interval, by the table that holds them.
+    pub fn count_by_leaf(&self, interval: Interval) -> Vec<(pg_sys::Oid, i64)> {
+        let sql = format!("select tableoid, count(*) {} group by 1", self.within());
+        select_planned(&sql, &ends(interval), |row| (row.oid(1), row.int(2)))
     }
 
     /// Hands over each row of an interval: for few rows.

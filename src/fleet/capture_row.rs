@@ -1,0 +1,78 @@
+//! What writers do for the sealed window of partitioned entries: nothing, but for rows that come late.
+//!
+//! The trigger fires for each row, at the end of its statement, on the partition that holds it. A statement trigger with
+//! transition tables would make PostgreSQL insert a COPY into the parent row by row; a row trigger leaves it its batches.
+//! What is read at the first firing holds for the whole statement: by then the transaction has its id and holds the
+//! partition's lock, and it keeps both. Whoever looks for writers later finds it, and whoever looked before has committed
+//! the threshold that is read here.
+
+use super::capture::{Column, counted_columns, entry_of, mark, threshold, write_down};
+use super::clock::Timestamp;
+use super::sealed::counts::Entry;
+use crate::pg::relation::{column_number, column_type};
+use crate::pg::row_trigger::{Row, RowTrigger, on_row};
+use crate::pg::scan::Seen;
+use crate::torture::{Mutant, broken};
+use pgrx::pg_sys;
+
+/// Has rows captured.
+pub fn register() {
+    on_row(changed);
+}
+
+/// What is known of a partition for as long as one statement runs.
+#[derive(Clone, Copy)]
+struct Known {
+    /// The number of the entry time; 0 when it is gone or of another type.
+    time: i16,
+    gen_: i64,
+    threshold: Timestamp,
+    /// Of host, status, source, device: looked up when the first late row comes.
+    numbers: Option<[Column; 4]>,
+    /// Whether the statement has voided what is sealed, so that it need not write down any more.
+    marked: bool,
+}
+
+fn changed(trigger: &RowTrigger) {
+    let known = trigger.kept(|| look_up(trigger));
+    if known.marked {
+        return;
+    }
+    if known.time == 0 {
+        known.marked = true;
+        return mark("entry time changed");
+    }
+    let late =
+        |row: &Row| row.value(known.time).map_or(i64::MIN, |datum| datum.value() as i64) < known.threshold;
+    let (old, new) = (trigger.old().filter(late), trigger.new().filter(late));
+    if old.is_none() && new.is_none() {
+        return;
+    }
+    // A TRUNCATE later in this transaction would empty the file in place: nothing would tell that the rows are gone.
+    if trigger.is_in_new_file() && !broken(Mutant::NewFileTrusted) {
+        known.marked = true;
+        return mark("written into a new partition");
+    }
+    let numbers =
+        *known.numbers.get_or_insert_with(|| counted_columns(trigger.relation(), &trigger.arguments()));
+    let (gen_, time) = (known.gen_, known.time);
+    let entry = |row: Row| {
+        let at = row.value(time).map_or(i64::MIN, |datum| datum.value() as i64);
+        entry_of(at, &numbers, |number, kind| row.text(number, kind))
+    };
+    let (old, new): (Option<Entry>, Option<Entry>) = (old.map(entry), new.map(entry));
+    if old != new {
+        let changes = old.iter().map(|entry| (entry, -1)).chain(new.iter().map(|entry| (entry, 1)));
+        write_down(gen_, trigger.relation(), changes);
+    }
+}
+
+fn look_up(trigger: &RowTrigger) -> Known {
+    let relation = trigger.relation();
+    let number = trigger.arguments().first().map_or(0, |name| column_number(relation, name));
+    let time = if number > 0 && column_type(relation, number) == pg_sys::TIMESTAMPTZOID { number } else { 0 };
+    let seen = if broken(Mutant::ThresholdOfStatement) { Seen::Statement } else { Seen::Latest };
+    // One that cannot be read counts as the end of time: too much written down is safe, too little never.
+    let (gen_, threshold) = threshold(seen).unwrap_or((i64::MAX, i64::MAX));
+    Known { time, gen_, threshold, numbers: None, marked: false }
+}
