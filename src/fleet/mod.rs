@@ -3,11 +3,13 @@
 mod attach;
 mod attachment;
 mod capture;
+mod capture_row;
 mod clock;
 mod create;
 mod figures;
 mod oracle;
 pub mod sealed;
+mod tree;
 mod triggers;
 
 pub use clock::{Timestamp, iso, timestamp};
@@ -21,6 +23,11 @@ use attachment::lock_attached;
 use figures::Figures;
 use pgrx::prelude::*;
 use serde_json::Value;
+
+/// Has what is written into entries captured.
+pub fn register() {
+    capture_row::register();
+}
 
 /// Whether there is a fleet to count.
 pub fn is_attached() -> bool {

@@ -135,6 +135,8 @@ pub fn is_virtual(relation: pg_sys::Oid, number: i16) -> bool {
 
 /// A trigger of a relation.
 pub struct TriggerState {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
     /// Its name.
     pub name: String,
     /// `schema.function` that it calls, not quoted.
@@ -170,6 +172,7 @@ pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
                 let argument =
                     |place| CStr::from_ptr(*trigger.tgargs.add(place)).to_string_lossy().into_owned();
                 found.push(TriggerState {
+                    oid: trigger.tgoid,
                     name: name.into_owned(),
                     function: format!("{schema}.{function}"),
                     always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,

@@ -30,6 +30,20 @@ pub enum Mutant {
     LateForgotten,
     /// A call from inside a statement that writes is answered from what is sealed.
     InsideStatement,
+    /// A row that is late in a file which a TRUNCATE may still empty in place is written down like any other.
+    NewFileTrusted,
+    /// The file of a leaf is no part of what a state holds for.
+    LeafFileUnseen,
+    /// A partition with rows in the windows may go.
+    RecentLeafGone,
+    /// A partition that comes is taken for empty.
+    FullLeafTrusted,
+    /// What was counted of a partition stays when it has gone.
+    GoneLeafCounted,
+    /// Late changes of a partition that has gone are counted.
+    GoneLeafNotIgnored,
+    /// The sealer looks for writers on the root alone.
+    LeafWritersUnseen,
 }
 
 #[cfg(feature = "torture")]
