@@ -666,6 +666,21 @@ begin
             hint = format('Run ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'').', publication);
     end if;
     perform busymate_stats.add_to_publication(publication);
+    -- A feed that was in it already, with part of its columns or rows: Realtime would push half a snapshot, or none.
+    select member.relid into feed
+      from pg_get_publication_tables(publication) member
+     where member.relid in ('public.service_stats'::regclass, 'public.service_status'::regclass)
+       and (member.qual is not null
+            or exists (select from pg_attribute a
+                        where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                          and a.attnum <> all (member.attrs::int2[])))
+     limit 1;
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('publication "%s" has table %s with a column list or a row filter', publication, feed),
+            hint = format('Run ALTER PUBLICATION %I DROP TABLE %s, then publish again.', publication, feed);
+    end if;
     insert into busymate_stats.publications (name) values (publication) on conflict do nothing;
 end
 $$;
@@ -834,7 +849,12 @@ create view busymate_stats.health with (security_barrier = true) as
                       where not exists (
                           select from pg_catalog.pg_publication p,
                                       lateral pg_catalog.pg_get_publication_tables(p.pubname) member
-                           where p.pubname = remembered.name and member.relid = feed.relid))) as unpublished
+                           where p.pubname = remembered.name and member.relid = feed.relid
+                             and member.qual is null
+                             and not exists (
+                                 select from pg_catalog.pg_attribute a
+                                  where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished
     )
     select 'stats'::text as feed,
            kept.last_refresh,

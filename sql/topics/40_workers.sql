@@ -65,7 +65,12 @@ create view busymate_stats.health with (security_barrier = true) as
                       where not exists (
                           select from pg_catalog.pg_publication p,
                                       lateral pg_catalog.pg_get_publication_tables(p.pubname) member
-                           where p.pubname = remembered.name and member.relid = feed.relid))) as unpublished
+                           where p.pubname = remembered.name and member.relid = feed.relid
+                             and member.qual is null
+                             and not exists (
+                                 select from pg_catalog.pg_attribute a
+                                  where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished
     )
     select 'stats'::text as feed,
            kept.last_refresh,
