@@ -709,6 +709,21 @@ begin
             hint = format('Run ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'').', publication);
     end if;
     perform busymate_stats.add_to_publication(publication);
+    -- A feed that was in it already, with part of its columns or rows: Realtime would push half a snapshot, or none.
+    select member.relid into feed
+      from pg_get_publication_tables(publication) member
+     where member.relid in ('public.service_stats'::regclass, 'public.service_status'::regclass)
+       and (member.qual is not null
+            or exists (select from pg_attribute a
+                        where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                          and a.attnum <> all (member.attrs::int2[])))
+     limit 1;
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('publication "%s" has table %s with a column list or a row filter', publication, feed),
+            hint = format('Run ALTER PUBLICATION %I DROP TABLE %s, then publish again.', publication, feed);
+    end if;
     insert into busymate_stats.publications (name) values (publication) on conflict do nothing;
 end
 $$;
@@ -828,7 +843,7 @@ comment on column busymate_stats.feed_health.last_refresh is 'When it was last r
 comment on column busymate_stats.feed_health.duration is 'How long that took.';
 comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats.feed_health.note is 'Why the last tick could do no more, where that is no error.';
+comment on column busymate_stats.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON.';
 comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
 
 create function busymate_stats.restore_publications() returns void
@@ -858,6 +873,7 @@ create view busymate_stats.health with (security_barrier = true) as
         select pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb as state,
                pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval,
                pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval,
+               pg_catalog.current_setting('busymate_stats.verify_interval')::pg_catalog.interval as verify_interval,
                pg_catalog.current_setting('busymate_stats.status_interval')::pg_catalog.interval as status_interval,
                pg_catalog.current_setting('busymate_stats.status_source') as status_source
          -- has_capability loads the library, which defines the settings.
@@ -876,7 +892,12 @@ create view busymate_stats.health with (security_barrier = true) as
                       where not exists (
                           select from pg_catalog.pg_publication p,
                                       lateral pg_catalog.pg_get_publication_tables(p.pubname) member
-                           where p.pubname = remembered.name and member.relid = feed.relid))) as unpublished
+                           where p.pubname = remembered.name and member.relid = feed.relid
+                             and member.qual is null
+                             and not exists (
+                                 select from pg_catalog.pg_attribute a
+                                  where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished
     )
     select 'stats'::text as feed,
            kept.last_refresh,
@@ -916,10 +937,16 @@ create view busymate_stats.health with (security_barrier = true) as
                'reason', coalesce(marked.reason, kept.note),
                'since', coalesce(marked.made_at, kept.note_since),
                'error_since', kept.error_since,
-               'seal_interval', launcher.seal_interval)
+               'seal_interval', launcher.seal_interval,
+               'verify_interval', launcher.verify_interval,
+               'verified_at', verified.last_refresh,
+               'verify_error', verified.last_error,
+               'mismatch', verified.note::pg_catalog.jsonb,
+               'mismatch_at', verified.note_since)
       from launcher
      cross join facts
       left join busymate_stats.feed_health kept on kept.feed = 'seal'
+      left join busymate_stats.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total from busymate_stats.seal_state s
                   where s.boundary = s.goal order by s.version desc limit 1) sealed on true
       left join (select m.reason, m.made_at from busymate_stats.seal_markers m

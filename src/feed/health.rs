@@ -55,7 +55,7 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
     record(feed, result);
     match (before, result) {
         (before, Err(failure)) if before.as_deref() != Some(&*describe(failure)) => {
-            let message = format!("busymate_stats could not refresh the {feed} feed: {}", failure.message);
+            let message = format!("busymate_stats could not {}: {}", task(feed).0, failure.message);
             ereport!(
                 WARNING,
                 PgSqlErrorCode::ERRCODE_WARNING,
@@ -66,8 +66,16 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
                 )
             );
         }
-        (Some(_), Ok(_)) => log!("busymate_stats refreshes the {feed} feed again"),
+        (Some(_), Ok(_)) => log!("busymate_stats {} again", task(feed).1),
         _ => {}
+    }
+}
+
+/// What is done for a feed, as one says that it fails and that it goes on.
+fn task(feed: &str) -> (String, String) {
+    match feed {
+        "verify" => ("verify what is sealed".into(), "verifies what is sealed".into()),
+        _ => (format!("refresh the {feed} feed"), format!("refreshes the {feed} feed")),
     }
 }
 

@@ -11,8 +11,10 @@ mod oracle;
 pub mod sealed;
 mod tree;
 mod triggers;
+mod verify;
 
 pub use clock::{Timestamp, iso, timestamp};
+pub use verify::{compare, is_sealed, void_seal};
 
 use crate::access::caller_grants;
 use crate::error::UserError;
@@ -54,6 +56,11 @@ enum Way {
 }
 
 fn snapshot_at(as_of: Timestamp, way: Way) -> Value {
+    snapshot_and_way(as_of, way).0
+}
+
+/// The snapshot, and the way it was come by in the end.
+fn snapshot_and_way(as_of: Timestamp, way: Way) -> (Value, Way) {
     let fleet = attachment::read(Seen::Statement).unwrap_or_else(|| attachment::raise_nothing_attached());
     // Both are locked before either owner is looked at: an owner cannot change under a lock.
     let entries = lock_attached(fleet.entries, "entries");
@@ -67,11 +74,12 @@ fn snapshot_at(as_of: Timestamp, way: Way) -> Value {
         }
         Way::Plain => None,
     };
+    let way = if sealed.is_some() { Way::Sealed } else { Way::Plain };
     let busiest = sealed.unwrap_or_else(|| {
         as_owner(entries.owner, || oracle::read_entries(&fleet, &entries.name, &mut figures))
     });
     as_owner(devices.owner, || oracle::read_devices(&fleet, &devices.name, busiest, &mut figures));
-    figures.snapshot()
+    (figures.snapshot(), way)
 }
 
 fn required(as_of: Option<TimestampWithTimeZone>) -> Timestamp {
