@@ -5,6 +5,7 @@
 pub mod append;
 pub mod argument;
 pub mod background;
+pub mod catalog;
 pub mod databases;
 pub mod identity;
 pub mod invalidation;
@@ -12,6 +13,7 @@ pub mod json;
 pub mod jsonb;
 pub mod query;
 pub mod relation;
+pub mod row_change;
 pub mod scan;
 pub mod setting;
 pub mod shared;

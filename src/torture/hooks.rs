@@ -1,6 +1,7 @@
 //! The torture's hooks. Its tests declare the functions for themselves: the install script knows nothing of them.
 
 use super::Mutant;
+use crate::fleet::roster;
 use crate::fleet::sealed::sealer::{Ground, Step, Stride, move_threshold};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::prelude::*;
@@ -13,6 +14,7 @@ static MUTANTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new
 
 thread_local! {
     static WAYS: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
+    static ROSTER_WAYS: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Defines the torture's settings.
@@ -42,6 +44,15 @@ pub fn note_way<T>(answer: &Result<T, String>) {
     WAYS.with_borrow_mut(|ways| *ways.entry(way).or_default() += 1);
 }
 
+/// The same of how the devices' figures were come by.
+pub fn note_roster_way(answer: &Result<(), roster::reader::Missing>) {
+    let way = match answer {
+        Ok(()) => "counted".to_owned(),
+        Err(missing) => missing.to_string(),
+    };
+    ROSTER_WAYS.with_borrow_mut(|ways| *ways.entry(way).or_default() += 1);
+}
+
 /// Which ways this session's answers were come by, and how often, since the last call.
 #[pg_extern]
 fn torture_ways() -> pgrx::JsonB {
@@ -56,6 +67,42 @@ fn torture_step(step: &str, stride: i64) -> String {
         "threshold" => move_threshold(),
         "look" => ground.look(),
         _ => ground.seal(&mut Stride::of(stride)),
+    });
+    match outcome {
+        Ok(Step::Moved) => "moved".into(),
+        Ok(Step::Done) | Err(Step::Done) => "done".into(),
+        Ok(Step::Waits(reason)) | Err(Step::Waits(reason)) => reason,
+        Err(Step::Moved) => unreachable!("taking the ground moves nothing"),
+    }
+}
+
+/// Which ways this session's figures of devices were come by, and how often, since the last call.
+#[pg_extern]
+fn torture_roster_ways() -> pgrx::JsonB {
+    pgrx::JsonB(serde_json::json!(ROSTER_WAYS.take()))
+}
+
+thread_local! {
+    static ROSTER_GROUND: RefCell<Option<Result<roster::sealer::Ground, Step>>> = const { RefCell::new(None) };
+}
+
+/// What the roster's sealer takes before its snapshot: to be called in a transaction that has none yet.
+#[pg_extern]
+fn torture_roster_ground() {
+    ROSTER_GROUND.set(Some(roster::sealer::Ground::take()));
+}
+
+/// One step of the roster's sealer, on the ground taken last: `threshold`, `look` or `count`.
+#[pg_extern]
+fn torture_roster_step(step: &str) -> String {
+    let Some(ground) = ROSTER_GROUND.take() else {
+        return "no ground".into();
+    };
+    let outcome = ground.map(|ground| match step {
+        "threshold" => ground.move_threshold(),
+        "look" => ground.look(),
+        "tick" => ground.step(),
+        _ => ground.count(),
     });
     match outcome {
         Ok(Step::Moved) => "moved".into(),

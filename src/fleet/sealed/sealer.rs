@@ -315,8 +315,8 @@ fn look(entries: pg_sys::Oid) -> Step {
     Step::Moved
 }
 
-/// The transactions that hold a lock on entries for writing.
-fn writers_of(entries: pg_sys::Oid) -> Vec<String> {
+/// The transactions that hold a lock on a relation for writing.
+pub fn writers_of(relation: pg_sys::Oid) -> Vec<String> {
     let next: i64 =
         select_one("select pg_snapshot_xmax(pg_current_snapshot())::text::int8", &[], |row| row.int(1));
     // Who holds such a lock without a transaction id has written nothing yet, and will see the new threshold. A
@@ -331,7 +331,7 @@ fn writers_of(entries: pg_sys::Oid) -> Vec<String> {
           where held.locktype = 'relation' and held.relation = $1
             and held.database = (select oid from pg_database where datname = current_database())
             and held.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')",
-        &[Param::Oid(entries)],
+        &[Param::Oid(relation)],
         |row| full_transaction_id(row.int(1), next).to_string(),
     )
 }
@@ -350,7 +350,7 @@ fn look_of(gen_: i64) -> Option<String> {
 }
 
 /// One of the remembered writers that is in progress in this snapshot, for people.
-fn still_writing(writers: &str) -> Option<String> {
+pub fn still_writing(writers: &str) -> Option<String> {
     select(
         "select format('held up by transaction %s%s%s', writer, ', open for ' || date_trunc('second', age.open)::text,
                        ', pid ' || age.pid)
