@@ -3,11 +3,12 @@
 use super::Mutant;
 use crate::fleet::roster;
 use crate::fleet::sealed::sealer::{Ground, Step, Stride, move_threshold};
+use crate::pg::setting;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 
 /// Names of [`Mutant`]s with commas between.
 static MUTANTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -19,6 +20,11 @@ thread_local! {
 
 /// Defines the torture's settings.
 pub fn register() {
+    setting::define(
+        c"busymate_stats.torture_roster_ground",
+        c"Takes what the roster's sealer takes before its snapshot.",
+        show_roster_ground,
+    );
     GucRegistry::define_string_guc(
         c"busymate_stats.mutants",
         c"The rules that are broken on purpose.",
@@ -86,10 +92,16 @@ thread_local! {
     static ROSTER_GROUND: RefCell<Option<Result<roster::sealer::Ground, Step>>> = const { RefCell::new(None) };
 }
 
-/// What the roster's sealer takes before its snapshot: to be called in a transaction that has none yet.
-#[pg_extern]
-fn torture_roster_ground() {
-    ROSTER_GROUND.set(Some(roster::sealer::Ground::take()));
+/// Takes what the roster's sealer takes before its snapshot. A setting, since SHOW needs no snapshot.
+#[pg_guard]
+extern "C-unwind" fn show_roster_ground() -> *const c_char {
+    let ground = roster::sealer::Ground::take();
+    let outcome = match &ground {
+        Ok(_) => "taken".to_owned(),
+        Err(step) => told(step.clone()),
+    };
+    ROSTER_GROUND.set(Some(ground));
+    setting::palloc_string(&outcome)
 }
 
 /// One step of the roster's sealer, on the ground taken last: `threshold`, `look` or `count`.
@@ -101,13 +113,16 @@ fn torture_roster_step(step: &str) -> String {
     let outcome = ground.map(|ground| match step {
         "threshold" => ground.move_threshold(),
         "look" => ground.look(),
-        "tick" => ground.step(),
+        "tick" => ground.step().unwrap_or(Step::Done),
         _ => ground.count(),
     });
-    match outcome {
-        Ok(Step::Moved) => "moved".into(),
-        Ok(Step::Done) | Err(Step::Done) => "done".into(),
-        Ok(Step::Waits(reason)) | Err(Step::Waits(reason)) => reason,
-        Err(Step::Moved) => unreachable!("taking the ground moves nothing"),
+    told(outcome.unwrap_or_else(|step| step))
+}
+
+fn told(step: Step) -> String {
+    match step {
+        Step::Moved => "moved".into(),
+        Step::Done => "done".into(),
+        Step::Waits(reason) => reason,
     }
 }

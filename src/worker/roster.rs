@@ -1,11 +1,11 @@
 //! A tick of the roster's sealer: short transactions, one after the other.
 
 use crate::feed;
-use crate::fleet::roster::sealer::Ground;
+use crate::fleet::roster::sealer::{Ground, tidy_up};
 use crate::fleet::sealed::sealer::Step;
 use crate::pg::background;
 use crate::pg::setting::set_local;
-use crate::pg::transaction::{Failure, attempt_within, prepared_transaction};
+use crate::pg::transaction::{Failure, attempt, attempt_within, prepared_transaction};
 
 /// Longer than this no step may take: so long DDL on devices waits for it at most.
 const LIMIT_MS: i32 = 500;
@@ -19,10 +19,10 @@ const QUERY_CANCELED: &str = "57014";
 /// writing.
 pub fn run() -> bool {
     let result = match tick() {
-        Ok(Step::Waits(reason)) => Ok(Some(reason)),
-        Ok(Step::Moved) => Ok(None),
-        // Nothing is due: what is noted still holds.
-        Ok(Step::Done) => return true,
+        // The last count failed, and what is noted of it still holds.
+        Ok(None) => return true,
+        Ok(Some(Step::Waits(reason))) => Ok(Some(reason)),
+        Ok(Some(Step::Moved | Step::Done)) => Ok(None),
         Err(failure) => {
             rest();
             match failure.sqlstate.as_str() {
@@ -34,8 +34,7 @@ pub fn run() -> bool {
     prepared_transaction(|| (), |()| feed::note_roster(&result))
 }
 
-fn tick() -> Result<Step, Failure> {
-    let mut last = Step::Done;
+fn tick() -> Result<Option<Step>, Failure> {
     for _ in 0..STEPS {
         let step = prepared_transaction(Ground::take, |ground| match ground {
             Ok(ground) => attempt_within(LIMIT_MS, || {
@@ -43,24 +42,22 @@ fn tick() -> Result<Step, Failure> {
                 set_local(c"max_parallel_workers_per_gather", "0");
                 ground.step()
             }),
-            Err(step) => Ok(step),
+            Err(step) => Ok(Some(step)),
         })?;
-        match step {
-            Step::Moved => last = Step::Moved,
-            // What was done in this tick is worth noting.
-            Step::Done => return Ok(last),
-            Step::Waits(_) => return Ok(step),
+        if step != Some(Step::Moved) {
+            prepared_transaction(|| (), |()| attempt(tidy_up))?;
+            return Ok(step);
         }
         background::serve_interrupts();
     }
-    Ok(last)
+    Ok(Some(Step::Moved))
 }
 
 fn rest() {
     prepared_transaction(Ground::take, |ground| {
         if let Ok(ground) = ground {
-            // What fails here fails again at the next tick.
-            let _ = attempt_within(LIMIT_MS, || ground.rest());
+            // What fails here is tried again at the next tick, with the count.
+            let _ = attempt(|| ground.rest());
         }
     });
 }

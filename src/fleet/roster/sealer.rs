@@ -65,27 +65,29 @@ impl Ground {
         Ok(Self { fleet, devices, fingerprint, obstacle })
     }
 
-    /// What is to be done now.
-    pub fn step(&self) -> Step {
+    /// What is to be done now; `None` while nothing is, since the last count failed.
+    pub fn step(&self) -> Option<Step> {
         let Some(capture) = Capture::newest(Seen::Statement) else {
-            return Step::Waits("there is no threshold for devices".into());
+            return Some(Step::Waits("there is no threshold for devices".into()));
         };
         if let Some(reason) = &self.obstacle {
             self.let_go(capture);
-            return Step::Waits(reason.clone());
+            return Some(Step::Waits(reason.clone()));
         }
         let due = pace::is_due(now(), capture.due);
         if capture.resting && !due {
-            return Step::Done;
+            return None;
         }
-        if look_of(capture.gen_).is_some() {
-            return match self.count() {
+        let looked = look_of(capture.gen_).is_some();
+        Some(match () {
+            () if !looked && due => self.move_threshold(),
+            () if !looked => self.look(),
+            () => match self.count() {
                 // This threshold's count is done, and what it counted may be void.
                 Step::Done if due || !self.holds() => self.move_threshold(),
                 step => step,
-            };
-        }
-        if due { self.move_threshold() } else { self.look() }
+            },
+        })
     }
 
     /// Whether the newest state is one of this relation as it is now.
@@ -164,8 +166,9 @@ impl Ground {
             took: started.elapsed().as_micros() as i64,
         }
         .store(&portions(counted.since, counted.long_gone, &counted.moments));
-        // The changes that this snapshot sees are in the rows that it has counted.
-        execute("delete from busymate_stats.roster_changes", &[]);
+        // The changes that this snapshot sees are in the rows that it has counted. Those of earlier generations nobody
+        // reads beside this state: they go when nobody waits for it.
+        execute("delete from busymate_stats.roster_changes where gen >= $1", &[Param::Int(capture.gen_)]);
         Step::Moved
     }
 
@@ -221,18 +224,35 @@ impl Ground {
         let gen_ = State::newest(Seen::Statement).map(|state| state.gen_);
         let worn = gen_.is_none_or(|gen_| changes_since(gen_, CHANGES + 1).len() as i64 > CHANGES);
         if worn {
-            forget();
+            state::remove_before(i64::MAX);
         }
         let threshold = if worn { NEVER } else { capture.threshold };
-        Capture { gen_: capture.gen_ + 2, threshold, due, resting: true }.store();
+        Capture { gen_: capture.gen_ + 1, threshold, due, resting: true }.store();
     }
 
     /// Forgets what was counted, so that writers have nothing to write down, for as long as nothing can be counted.
+    ///
+    /// Lowering the threshold is right because the state goes in the same transaction: whoever reads the new threshold
+    /// commits after that, so a snapshot that sees his rows sees no state.
     fn let_go(&self, capture: Capture) {
         if capture.threshold != NEVER || State::newest_version() > 0 {
-            forget();
+            state::remove_before(i64::MAX);
+            // A generation of its own: a look that was taken for the last one says nothing any more.
+            Capture { gen_: capture.gen_ + 1, threshold: NEVER, due: NEVER, resting: false }.store();
         }
     }
+}
+
+/// Removes changes that are of no use to any state that is there or comes. False when our table is locked.
+pub fn tidy_up() -> bool {
+    if !find_relation(state::SCHEMA, "roster_changes").is_some_and(lock_for_writing_now) {
+        return false;
+    }
+    let of = State::newest(Seen::Statement).map(|state| state.gen_);
+    if let Some(gen_) = of.or_else(|| Capture::newest(Seen::Statement).map(|capture| capture.gen_)) {
+        execute("delete from busymate_stats.roster_changes where gen < $1", &[Param::Int(gen_)]);
+    }
+    true
 }
 
 #[derive(Default)]
@@ -244,16 +264,12 @@ struct Counted {
     moments: Vec<(Timestamp, i64)>,
 }
 
-/// Forgets what was counted: from now on writers write nothing down.
-///
-/// Lowering the threshold is right because the state goes in the same transaction: whoever reads the new threshold commits
-/// after that, so a snapshot that sees his rows sees no state.
+/// Forgets everything, for a fleet that is let go; see [`Ground::let_go`].
 pub fn forget() {
     state::remove_before(i64::MAX);
     for table in ["roster_look", "roster_changes"] {
         execute(&format!("delete from busymate_stats.{table}"), &[]);
     }
-    // A generation of its own: a look that was taken for the last one says nothing any more.
     if let Some(Capture { gen_, .. }) = Capture::newest(Seen::Latest) {
         Capture { gen_: gen_ + 1, threshold: NEVER, due: NEVER, resting: false }.store();
     }
