@@ -115,7 +115,13 @@ create view busymate_stats.health with (security_barrier = true) as
                'verified_at', verified.last_refresh,
                'verify_error', verified.last_error,
                'mismatch', verified.note::pg_catalog.jsonb,
-               'mismatch_at', verified.note_since)
+               'mismatch_at', verified.note_since,
+               'devices', pg_catalog.jsonb_build_object(
+                   'counted', roster.counted_at is not null,
+                   'counted_at', roster.counted_at,
+                   'duration', roster.took * interval '1 microsecond',
+                   'reason', coalesce(devices.last_error, devices.note),
+                   'since', coalesce(devices.error_since, devices.note_since)))
       from launcher
      cross join facts
       left join busymate_stats.feed_health kept on kept.feed = 'seal'
@@ -124,6 +130,9 @@ create view busymate_stats.health with (security_barrier = true) as
                   where s.boundary = s.goal order by s.version desc limit 1) sealed on true
       left join (select m.reason, m.made_at from busymate_stats.seal_markers m
                   order by m.made_at limit 1) marked on true
+      left join busymate_stats.feed_health devices on devices.feed = 'devices'
+      left join (select r.counted_at, r.took from busymate_stats.roster_state r
+                  order by r.version desc limit 1) roster on true
     union all
     -- Its age is that of the row, whoever wrote it.
     select 'status',

@@ -82,25 +82,38 @@ fn task(feed: &str) -> (String, String) {
 /// Keeps how a tick of the sealer ended: well, with a reason why no more could be done, or with an error. False when our
 /// table is locked against writing.
 pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {
+    note("seal", result, sealer::progress)
+}
+
+/// The same of a tick of the roster's sealer.
+pub fn note_roster(result: &Result<Option<String>, Failure>) -> bool {
+    note("devices", result, || None)
+}
+
+fn note(
+    feed: &str,
+    result: &Result<Option<String>, Failure>,
+    progress: impl FnOnce() -> Option<String>,
+) -> bool {
     if !find_relation("busymate_stats", "feed_health").is_some_and(lock_for_writing_now) {
         return false;
     }
     match result {
         Ok(reason) => {
-            let reason = reason.clone().or_else(sealer::progress);
+            let reason = reason.clone().or_else(progress);
             execute(
                 "insert into busymate_stats.feed_health as kept (feed, last_refresh, note, note_since)
-                 values ('seal', pg_catalog.clock_timestamp(), nullif($1, ''),
+                 values ($2, pg_catalog.clock_timestamp(), nullif($1, ''),
                          case when $1 <> '' then pg_catalog.clock_timestamp() end)
                  on conflict (feed) do update
                     set last_refresh = excluded.last_refresh, note = excluded.note,
                         note_since = case when excluded.note is null then null
                                           else coalesce(kept.note_since, excluded.note_since) end,
                         last_error = null, error_since = null",
-                &[Param::Text(reason.as_deref().unwrap_or_default())],
+                &[Param::Text(reason.as_deref().unwrap_or_default()), Param::Text(feed)],
             );
         }
-        Err(failure) => record_and_log("seal", &Err(failure.clone())),
+        Err(failure) => record_and_log(feed, &Err(failure.clone())),
     }
     true
 }

@@ -6,7 +6,7 @@ mod stats;
 mod status;
 mod verify;
 
-pub use health::note_seal;
+pub use health::{note_roster, note_seal};
 pub use stats::tick;
 pub use status::snapshot as status_snapshot;
 pub use status::{StatusRound, begin_status, finish_status};

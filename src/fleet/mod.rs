@@ -8,6 +8,7 @@ mod clock;
 mod create;
 mod figures;
 mod oracle;
+pub mod roster;
 pub mod sealed;
 mod tree;
 mod triggers;
@@ -24,6 +25,7 @@ use crate::torture;
 use attachment::lock_attached;
 use figures::Figures;
 use pgrx::prelude::*;
+use roster::reader::Missing;
 use serde_json::Value;
 
 /// Has what is written into entries captured.
@@ -78,7 +80,22 @@ fn snapshot_and_way(as_of: Timestamp, way: Way) -> (Value, Way) {
     let busiest = sealed.unwrap_or_else(|| {
         as_owner(entries.owner, || oracle::read_entries(&fleet, &entries.name, &mut figures))
     });
-    as_owner(devices.owner, || oracle::read_devices(&fleet, &devices.name, busiest, &mut figures));
+    let counted = match way {
+        Way::Sealed => {
+            let answer = roster::reader::read_devices(&fleet, &devices, &mut figures);
+            torture::note_roster_way(&answer);
+            answer
+        }
+        Way::Plain => Err(Missing::All(String::new())),
+    };
+    as_owner(devices.owner, || {
+        match counted {
+            Ok(()) => {}
+            Err(Missing::All(_)) => oracle::count_devices(&fleet, &devices.name, &mut figures),
+            Err(Missing::Online(_)) => oracle::count_online(&fleet, &devices.name, &mut figures),
+        }
+        figures.top_devices = oracle::name_devices(&fleet, &devices, busiest);
+    });
     (figures.snapshot(), way)
 }
 

@@ -5,6 +5,7 @@
 pub mod append;
 pub mod argument;
 pub mod background;
+pub mod catalog;
 pub mod databases;
 pub mod identity;
 pub mod invalidation;
@@ -14,6 +15,7 @@ pub mod partition;
 pub mod query;
 pub mod range;
 pub mod relation;
+pub mod row_change;
 pub mod row_trigger;
 pub mod scan;
 pub mod setting;

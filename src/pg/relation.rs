@@ -145,9 +145,17 @@ pub struct TriggerState {
     pub always: bool,
     /// Whether it fires for every row or statement of its kind: no WHEN, no list of columns.
     pub unconditional: bool,
+    /// Whether it fires after each row that is inserted, updated or deleted.
+    pub fires_after_each_row: bool,
     /// What it was made with.
     pub arguments: Vec<String>,
 }
+
+/// `tgtype` of AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
+const AFTER_EACH_ROW: u32 = pg_sys::TRIGGER_TYPE_ROW
+    | pg_sys::TRIGGER_TYPE_INSERT
+    | pg_sys::TRIGGER_TYPE_UPDATE
+    | pg_sys::TRIGGER_TYPE_DELETE;
 
 /// The triggers of a relation that is locked.
 pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
@@ -176,6 +184,7 @@ pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
                     name: name.into_owned(),
                     function: format!("{schema}.{function}"),
                     always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
+                    fires_after_each_row: trigger.tgtype as u32 == AFTER_EACH_ROW,
                     unconditional: trigger.tgnattr == 0 && trigger.tgqual.is_null(),
                     arguments: (0..count).map(argument).collect(),
                 });

@@ -44,12 +44,26 @@ pub enum Mutant {
     GoneLeafNotIgnored,
     /// The sealer looks for writers on the root alone.
     LeafWritersUnseen,
+    /// The roster's sealer does not wait for those who were writing.
+    RosterNoDrain,
+    /// The roster's sealer looks who is writing after it has taken its snapshot.
+    RosterLookInSnapshot,
+    /// A writer of devices keeps the threshold that it has read once.
+    RosterThresholdKept,
+    /// The devices' file is no part of what was counted for.
+    RosterFileUnseen,
+    /// Whether the trigger on devices was disabled meanwhile is no part of what was counted for.
+    RosterTriggerUnseen,
+    /// A reader takes a moment that the count does not tell apart for one that it does.
+    RosterMomentUnchecked,
+    /// A reader leaves out what has changed since the count.
+    RosterChangesForgotten,
 }
 
 #[cfg(feature = "torture")]
 mod hooks;
 #[cfg(feature = "torture")]
-pub use hooks::{broken, note_way, register};
+pub use hooks::{broken, note_roster_way, note_way, register};
 
 #[cfg(not(feature = "torture"))]
 mod hooks {
@@ -63,8 +77,11 @@ mod hooks {
     /// Remembers which way an answer was come by: nobody asks.
     pub fn note_way<T>(_: &Result<T, String>) {}
 
+    /// The same of how the devices' figures were come by.
+    pub fn note_roster_way<E>(_: &Result<(), E>) {}
+
     /// Defines the torture's settings: there are none.
     pub fn register() {}
 }
 #[cfg(not(feature = "torture"))]
-pub use hooks::{broken, note_way, register};
+pub use hooks::{broken, note_roster_way, note_way, register};

@@ -362,8 +362,8 @@ fn look(entries: pg_sys::Oid) -> Step {
     Step::Moved
 }
 
-/// The transactions that hold a lock on entries for writing.
-fn writers_of(entries: pg_sys::Oid) -> Vec<String> {
+/// The transactions that hold a lock on a relation for writing.
+pub fn writers_of(relation: pg_sys::Oid) -> Vec<String> {
     let next: i64 =
         select_one("select pg_snapshot_xmax(pg_current_snapshot())::text::int8", &[], |row| row.int(1));
     // Who holds such a lock without a transaction id has written nothing yet, and will see the new threshold. A
@@ -386,11 +386,11 @@ fn writers_of(entries: pg_sys::Oid) -> Vec<String> {
     );
     // After the locks, not before: a partition that has come in between may have brought its writers.
     let members: HashSet<pg_sys::Oid> = match broken(Mutant::LeafWritersUnseen) {
-        true => HashSet::from([entries]),
-        false => members(entries).into_iter().collect(),
+        true => HashSet::from([relation]),
+        false => members(relation).into_iter().collect(),
     };
     let writers: BTreeSet<i64> =
-        held.into_iter().filter(|(relation, _)| members.contains(relation)).map(|(_, id)| id).collect();
+        held.into_iter().filter(|(held, _)| members.contains(held)).map(|(_, id)| id).collect();
     writers.into_iter().map(|id| full_transaction_id(id, next).to_string()).collect()
 }
 
@@ -408,7 +408,7 @@ fn look_of(gen_: i64) -> Option<String> {
 }
 
 /// One of the remembered writers that is in progress in this snapshot, for people.
-fn still_writing(writers: &str) -> Option<String> {
+pub fn still_writing(writers: &str) -> Option<String> {
     select(
         "select format('held up by transaction %s%s%s', writer, ', open for ' || date_trunc('second', age.open)::text,
                        ', pid ' || age.pid)

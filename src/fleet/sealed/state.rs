@@ -326,7 +326,7 @@ pub fn columns_print(relation: &LockedRelation, fleet: &Attachment) -> Result<St
 }
 
 /// Whether a type's output is the text that a cast gives, in every session.
-fn reads_the_same_everywhere(kind: pg_sys::Oid) -> bool {
+pub fn reads_the_same_everywhere(kind: pg_sys::Oid) -> bool {
     [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::UUIDOID, pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID]
         .contains(&kind)
 }
