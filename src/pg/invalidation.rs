@@ -7,25 +7,44 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// How many relations a backend watches at most.
 const WATCHED: usize = 4;
 
-static GENERATION: AtomicU64 = AtomicU64::new(0);
+/// Begins at 1: under generation 0 nothing was ever cached.
+static GENERATION: AtomicU64 = AtomicU64::new(1);
 static RELATIONS: [AtomicU32; WATCHED] = [const { AtomicU32::new(0) }; WATCHED];
 static REGISTER: Once = Once::new();
 
 /// Takes in what other sessions have committed, and gives the generation of the watched relations: it moves whenever
-/// one of them was invalidated. What was cached under another generation is void.
+/// one of them or a role was changed, and by [`expire`]. What was cached under another generation is void.
 ///
 /// A statement that takes no lock accepts no message by itself, hence the explicit call.
 pub fn generation() -> u64 {
     // SAFETY: allowed wherever SQL runs; the messages' own callbacks touch only the statics of this file.
     unsafe { pg_sys::AcceptInvalidationMessages() };
+    moved_to()
+}
+
+/// [`generation`], as the messages taken in so far have left it.
+#[inline]
+pub fn moved_to() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Watches exactly these relations from now on.
+/// Ends what this session has cached: a setting that it depends on changes.
+pub fn expire() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Watches exactly these relations from now on, and the roles of the cluster.
 pub fn watch(relations: [Option<pg_sys::Oid>; WATCHED]) {
     REGISTER.call_once(|| {
-        // SAFETY: the callback is of the type asked for, and lives as long as the backend; a backend registers it once.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::null()) };
+        // SAFETY: the callbacks are of the types asked for, and live as long as the backend; it registers them once.
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::null());
+            pg_sys::CacheRegisterSyscacheCallback(
+                pg_sys::SysCacheIdentifier::AUTHOID as _,
+                Some(role_changed),
+                pg_sys::Datum::null(),
+            );
+        }
     });
     for (slot, relation) in RELATIONS.iter().zip(relations) {
         slot.store(relation.map_or(0, |oid| oid.to_u32()), Ordering::Relaxed);
@@ -44,6 +63,11 @@ extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, relation: pg_sys::Oid
     let relation = relation.to_u32();
     // Relation 0 stands for all of them: the queue overflowed.
     if relation == 0 || RELATIONS.iter().any(|watched| watched.load(Ordering::Relaxed) == relation) {
-        GENERATION.fetch_add(1, Ordering::Relaxed);
+        expire();
     }
+}
+
+/// As [`invalidated`], for a role: whichever it is, for they seldom change.
+extern "C-unwind" fn role_changed(_argument: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
+    expire();
 }
