@@ -307,8 +307,14 @@ fn fuzzed_claims() {
         let text = String::from_utf8_lossy(claims);
         let token: serde_json::Value = match serde_json::from_str(&text) {
             Ok(token) => token,
-            // A number too large to be held is JSON all the same.
-            Err(error) if error.to_string().contains("number out of range") => continue,
+            // In claims that do not matter, what is not looked at need not make sense.
+            Err(error)
+                if ["number out of range", "hex escape", "surrogate"]
+                    .iter()
+                    .any(|why| error.to_string().contains(why)) =>
+            {
+                continue;
+            }
             Err(error) => panic!("{text}: {error}"),
         };
         let roles = &token["app"]["role"];

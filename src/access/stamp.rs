@@ -2,6 +2,7 @@
 
 use super::caller::actor;
 use crate::pg::identity;
+
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
 use pgrx::{AllocatedByRust, PgTriggerError, WhoAllocated};
