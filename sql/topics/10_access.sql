@@ -43,12 +43,13 @@ comment on column busymate_stats.user_roles.role is 'The role assigned.';
 comment on column busymate_stats.user_roles.changed_at is 'When the row was made or last changed.';
 comment on column busymate_stats.user_roles.changed_by is 'Who did: the "sub" claim of his token, or the database role.';
 
-insert into busymate_stats.roles (name, description, builtin, changed_by) values
-    ('admin', 'Holds every capability.', true, session_user),
-    ('viewer', 'May view every section.', true, session_user);
-insert into busymate_stats.role_capabilities (role, section, action, changed_by) values
-    ('admin', '*', '*', session_user),
-    ('viewer', '*', 'view', session_user);
+-- Nobody has made these, so that a restore, which does not bring them, finds them equal.
+insert into busymate_stats.roles (name, description, builtin, changed_at, changed_by) values
+    ('admin', 'Holds every capability.', true, 'epoch', 'busymate_stats'),
+    ('viewer', 'May view every section.', true, 'epoch', 'busymate_stats');
+insert into busymate_stats.role_capabilities (role, section, action, changed_at, changed_by) values
+    ('admin', '*', '*', 'epoch', 'busymate_stats'),
+    ('viewer', '*', 'view', 'epoch', 'busymate_stats');
 
 select pg_catalog.pg_extension_config_dump('busymate_stats.roles', 'where not builtin');
 select pg_catalog.pg_extension_config_dump('busymate_stats.role_capabilities',
