@@ -1,7 +1,7 @@
 //! How each feed fares, for the view `health`, and for the log when it changes.
 
 use crate::fleet::Timestamp;
-use crate::fleet::sealed::sealer;
+use crate::fleet::sealed::progress::progress;
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
@@ -79,7 +79,7 @@ pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {
     }
     match result {
         Ok(reason) => {
-            let reason = reason.clone().or_else(sealer::progress);
+            let reason = reason.clone().or_else(progress);
             execute(
                 "insert into busymate_stats.feed_health as kept (feed, last_refresh, note, note_since)
                  values ('seal', pg_catalog.clock_timestamp(), nullif($1, ''),

@@ -5,6 +5,7 @@
 //! (`capture`, next door). What decides is pure: `window`, `counts`, `toplist`.
 
 pub mod counts;
+pub mod progress;
 pub mod reader;
 mod rows;
 pub mod sealer;
