@@ -10,9 +10,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use postgres::Client;
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 const SETTINGS: &str = "busymate_stats.seal_interval = '1s'\nbusymate_stats.seal_lag = '200ms'\n\
-                        busymate_stats.refresh_interval = 0\nrestart_after_crash = on\ndeadlock_timeout = '100ms'";
+                        busymate_stats.refresh_interval = 0\nmax_worker_processes = 32\nrestart_after_crash = on\ndeadlock_timeout = '100ms'";
+
+fn shared() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| Cluster::start(SETTINGS))
+}
 
 /// Has the sealer stop in the middle of a step, where it writes into a table: each gate is a table's name.
 const GATES: &str = "
@@ -33,15 +39,14 @@ const GATES: &str = "
     create trigger gate after delete on busymate_stats.late_changes execute function test.wait_at_gate();
     create trigger gate after delete on busymate_stats.seal_markers execute function test.wait_at_gate();";
 
-struct Fleet {
-    cluster: Cluster,
+struct Fleet<'a> {
+    cluster: &'a Cluster,
     database: String,
     client: Client,
 }
 
-impl Fleet {
-    fn sealed() -> Self {
-        let cluster = Cluster::start(SETTINGS);
+impl<'a> Fleet<'a> {
+    fn sealed_in(cluster: &'a Cluster) -> Self {
         let database = cluster.create_database("killed");
         let mut client = cluster.connect(&database);
         client
@@ -74,7 +79,7 @@ impl Fleet {
                 .unwrap();
         }
         let sleeping = "select pid from pg_stat_activity
-                         where backend_type = 'busymate_stats worker' and wait_event = 'PgSleep'";
+                         where backend_type = 'busymate_stats worker' and wait_event = 'PgSleep' and datname = current_database()";
         let pid = eventually("the sealer waits at the gate", || {
             self.client.query(sleeping, &[]).unwrap().first().map(|row| row.get(0))
         });
@@ -106,7 +111,7 @@ const STEPS: [&str; 7] =
 
 #[test]
 fn a_sealer_that_is_asked_to_end_in_any_step() {
-    let mut fleet = Fleet::sealed();
+    let mut fleet = Fleet::sealed_in(shared());
     for step in STEPS {
         let (keeper, pid) = fleet.stopped_at(step);
         fleet.is_exact();
@@ -119,14 +124,15 @@ fn a_sealer_that_is_asked_to_end_in_any_step() {
 
 #[test]
 fn a_sealer_that_is_killed_in_any_step() {
-    let mut fleet = Fleet::sealed();
+    let cluster = Cluster::start(SETTINGS);
+    let mut fleet = Fleet::sealed_in(&cluster);
     for (killed, step) in STEPS.into_iter().enumerate() {
         let (_keeper, pid) = fleet.stopped_at(step);
         fleet.is_exact();
         fleet.client.batch_execute("delete from test.gate").unwrap();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         eventually("the server notices", || {
-            (logged(&fleet.cluster, "terminated by signal 9") == killed + 1).then_some(())
+            (logged(fleet.cluster, "terminated by signal 9") == killed + 1).then_some(())
         });
         fleet.client = eventually("the server is back", || {
             let mut client = fleet.cluster.try_connect("postgres", &fleet.database).ok()?;
@@ -139,7 +145,7 @@ fn a_sealer_that_is_killed_in_any_step() {
 #[test]
 fn the_extension_is_dropped_while_a_step_is_under_way() {
     for step in STEPS {
-        let mut fleet = Fleet::sealed();
+        let mut fleet = Fleet::sealed_in(shared());
         let (keeper, _) = fleet.stopped_at(step);
         let mut dropper = fleet.cluster.connect(&fleet.database);
         let pid: i32 = value(&mut dropper, "select pg_backend_pid()");
@@ -150,36 +156,42 @@ fn the_extension_is_dropped_while_a_step_is_under_way() {
         });
         drop(keeper);
         dropping.join().unwrap().unwrap_or_else(|error| panic!("{step}: {error:?}"));
-        assert_eq!(logged(&fleet.cluster, "deadlock detected"), 0, "{step}");
+        assert_eq!(logged(fleet.cluster, "deadlock detected"), 0, "{step}");
     }
 }
 
+const HOLDS: [&str; 7] = [
+    "drop extension busymate_stats",
+    "lock table busymate_stats.seal_state",
+    "lock table busymate_stats.attachment",
+    "lock table busymate_stats.late_changes",
+    "lock table busymate_stats.feed_health",
+    "lock table public.entries",
+    "select busymate_stats.detach()",
+];
+
 #[test]
 fn no_sealer_waits_for_who_holds_the_extensions_tables() {
-    for hold in [
-        "drop extension busymate_stats",
-        "lock table busymate_stats.seal_state",
-        "lock table busymate_stats.attachment",
-        "lock table busymate_stats.late_changes",
-        "lock table busymate_stats.feed_health",
-        "lock table public.entries",
-        "select busymate_stats.detach()",
-    ] {
-        let mut fleet = Fleet::sealed();
-        let mut holder = fleet.cluster.connect(&fleet.database);
-        holder.batch_execute(&format!("begin; {hold}")).unwrap();
-        // Whoever waits for a lock does so for seconds, so it is seen.
-        let mut seen = BTreeSet::new();
-        eventually("three ticks have come and gone", || {
-            let sql = "select pid, wait_event_type is not distinct from 'Lock' from pg_stat_activity
-                        where backend_type = 'busymate_stats worker'";
-            for row in fleet.client.query(sql, &[]).unwrap() {
-                assert!(!row.get::<_, bool>(1), "{hold}: the sealer waits");
-                seen.insert(row.get::<_, i32>(0));
-            }
-            (seen.len() > 3).then_some(())
-        });
-        holder.batch_execute("rollback").unwrap();
-        fleet.goes_on();
-    }
+    std::thread::scope(|scope| {
+        HOLDS.map(|hold| scope.spawn(move || waits_for_nobody(hold))).map(|held| held.join().unwrap())
+    });
+}
+
+fn waits_for_nobody(hold: &str) {
+    let mut fleet = Fleet::sealed_in(shared());
+    let mut holder = fleet.cluster.connect(&fleet.database);
+    holder.batch_execute(&format!("begin; {hold}")).unwrap();
+    // Whoever waits for a lock does so for seconds, so it is seen.
+    let mut seen = BTreeSet::new();
+    eventually("some ticks have come and gone", || {
+        let sql = "select pid, wait_event_type is not distinct from 'Lock' from pg_stat_activity
+                    where backend_type = 'busymate_stats worker' and datname = current_database()";
+        for row in fleet.client.query(sql, &[]).unwrap() {
+            assert!(!row.get::<_, bool>(1), "{hold}: the sealer waits");
+            seen.insert(row.get::<_, i32>(0));
+        }
+        (seen.len() > 2).then_some(())
+    });
+    holder.batch_execute("rollback").unwrap();
+    fleet.goes_on();
 }

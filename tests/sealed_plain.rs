@@ -95,8 +95,14 @@ fn a_database_without_an_encoding() {
 
 #[test]
 fn a_threshold_that_nobody_can_read() {
-    let mut client = sealed();
+    let cluster = Cluster::start(SETTINGS);
+    let database = cluster.create_database("unreadable");
+    let mut client = fleet_in(&cluster, &database);
+    wait_for_seal(&mut client);
     client.batch_execute("delete from busymate_stats.capture").unwrap();
+    // What stands in memory goes too.
+    cluster.restart();
+    let mut client = cluster.connect(&database);
     wait_for_reason(&mut client, "there is no capture threshold");
     // Whoever writes cannot know what is late: everything is.
     client

@@ -81,7 +81,7 @@ impl Kept {
 #[test]
 fn hundreds_of_ticks_leave_the_tables_small() {
     let mut kept = Kept::new();
-    let mut round = |kept: &mut Kept| {
+    let round = |kept: &mut Kept| {
         for _ in 0..4 {
             kept.ticks(25);
             kept.vacuum();

@@ -6,6 +6,7 @@ use super::sealed::state::{TRIGGER_FUNCTION, TRIGGERS};
 use crate::pg::query::{Param, execute};
 use crate::pg::relation::LockedRelation;
 use crate::pg::scan::Seen;
+use crate::pg::thresholds;
 use pgrx::spi::quote_literal;
 
 /// What each trigger fires on, in the order of [`TRIGGERS`].
@@ -52,6 +53,7 @@ pub fn drop(entries: Option<&LockedRelation>) {
     }
     // A snapshot that is older than this transaction's work may have left rows: whoever seals next begins anew.
     capture::mark("detached");
+    thresholds::forget();
     // A generation of its own: a look that was taken for the last one says nothing about this relation. The latest, for
     // the transaction's snapshot may be older than a tick of the sealer.
     let next = Param::Int(capture::threshold(Seen::Latest).map_or(0, |(gen_, _)| gen_) + 1);

@@ -11,10 +11,13 @@ pub mod invalidation;
 pub mod json;
 pub mod jsonb;
 pub mod query;
+pub mod range;
 pub mod relation;
 pub mod scan;
 pub mod setting;
 pub mod shared;
+pub mod slot;
+pub mod thresholds;
 pub mod transaction;
 pub mod transition;
 

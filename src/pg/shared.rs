@@ -50,6 +50,7 @@ static PRELOADED: AtomicBool = AtomicBool::new(false);
 /// Asks for the shared memory. Only while the server loads its preloaded libraries.
 pub fn request() {
     pg_shmem_init!(BOARD);
+    super::thresholds::request();
     PRELOADED.store(true, Ordering::Relaxed);
 }
 

@@ -12,6 +12,8 @@ pub enum Mutant {
     LookInSnapshot,
     /// A writer reads the threshold under its statement's snapshot.
     ThresholdOfStatement,
+    /// The look for writers comes before the threshold is published, for all that is published after the first.
+    ThresholdUnpublished,
     /// A reader looks for a rebuild and for markers under its own snapshot only.
     RebuildOfStatement,
     /// The relation's file is no part of what a state holds for.

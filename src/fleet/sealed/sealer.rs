@@ -16,6 +16,7 @@ use crate::pg::identity::as_owner;
 use crate::pg::query::{Param, execute, select, select_one, select_planned};
 use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::{Seen, find_relation};
+use crate::pg::thresholds;
 use crate::settings;
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
@@ -316,11 +317,15 @@ pub fn move_threshold() -> Step {
 }
 
 fn look(entries: pg_sys::Oid) -> Step {
-    let Some((gen_, _)) = capture::threshold(Seen::Statement) else {
+    let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
         return Step::Waits("there is no capture threshold".into());
     };
     if look_of(gen_).is_some() {
         return Step::Done;
+    }
+    // Before the look: whoever reads the threshold before this one has written rows by then, and is found.
+    if !(broken(Mutant::ThresholdUnpublished) && thresholds::published().is_some()) {
+        thresholds::publish(gen_, threshold);
     }
     let writers = writers_of(entries);
     execute(
