@@ -35,7 +35,7 @@ pub enum Mutant {
 #[cfg(feature = "torture")]
 mod hooks;
 #[cfg(feature = "torture")]
-pub use hooks::{broken, note_way, register};
+pub use hooks::{broken, clock, note_way, register};
 
 #[cfg(not(feature = "torture"))]
 mod hooks {
@@ -46,6 +46,11 @@ mod hooks {
         false
     }
 
+    /// The clock that the sealer goes by.
+    pub fn clock() -> i64 {
+        pgrx::datetime::clock_timestamp().into_inner()
+    }
+
     /// Remembers which way an answer was come by: nobody asks.
     pub fn note_way<T>(_: &Result<T, String>) {}
 
@@ -53,4 +58,4 @@ mod hooks {
     pub fn register() {}
 }
 #[cfg(not(feature = "torture"))]
-pub use hooks::{broken, note_way, register};
+pub use hooks::{broken, clock, note_way, register};

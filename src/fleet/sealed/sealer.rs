@@ -18,7 +18,7 @@ use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::thresholds;
 use crate::settings;
-use crate::torture::{Mutant, broken};
+use crate::torture::{self, Mutant, broken};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
@@ -303,7 +303,7 @@ pub fn move_threshold() -> Step {
     if !reached && !begun {
         return Step::Done;
     }
-    let now = pgrx::datetime::clock_timestamp().into_inner();
+    let now = torture::clock();
     let next = (now - settings::seal_lag_us()).max(threshold);
     if next == threshold {
         return Step::Done;
