@@ -5,6 +5,7 @@
 
 use super::clock::Timestamp;
 use super::sealed::counts::Entry;
+use super::sealed::tally::class_of;
 use crate::pg::append::{Cell, append};
 use crate::pg::relation::base_type;
 use crate::pg::scan::{Seen, find_relation, newest};
@@ -134,7 +135,7 @@ impl Late<'_> {
             })
         });
         let text = |column: Column| column.and_then(|(number, kind)| row.text(number, kind));
-        let class = text(status).and_then(|status| status.parse().ok()).map_or(0, class_of);
+        let class = class_of(text(status).and_then(|status| status.parse().ok())) as i64;
         Entry {
             time,
             source: text(source).unwrap_or_else(|| "unknown".into()),
@@ -166,9 +167,4 @@ impl Late<'_> {
         }
         self.pending.clear();
     }
-}
-
-/// The class of a status, 1 to 5; 0 for one outside of 100 to 599.
-fn class_of(status: i64) -> i64 {
-    if (100..=599).contains(&status) { status / 100 } else { 0 }
 }

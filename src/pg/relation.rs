@@ -50,6 +50,13 @@ pub fn lock(relation: pg_sys::Oid) -> Option<LockedRelation> {
     }
 }
 
+/// Whether `role` may read every column of a relation that is locked.
+pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: syscache look-ups for a relation that is there.
+    let found = unsafe { pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT as pg_sys::AclMode) };
+    found == pg_sys::AclResult::ACLCHECK_OK
+}
+
 /// The type behind a domain, however deep; any other type is its own.
 pub fn base_type(of: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a syscache look-up inside a transaction; raises when the type is gone.

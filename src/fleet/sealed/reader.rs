@@ -2,10 +2,10 @@
 //! for. All under the caller's own snapshot, whatever it is.
 
 use super::counts::{Changes, Counts, Entry, add};
-use super::rows::Rows;
-use super::sealer::late_changes;
-use super::state::{State, fingerprint, load_keys, marker};
-use super::toplist::{TopList, top_of};
+use super::few::FewRows;
+use super::late::late_changes;
+use super::state::{Prepared, State, fingerprint, load_keys, marker};
+use super::toplist::{Ranking, TopList, top_of};
 use super::window::{Interval, corrections};
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
@@ -28,13 +28,14 @@ pub fn read_entries(
     entries: &LockedRelation,
     figures: &mut Figures,
 ) -> Result<Vec<Count>, String> {
-    let state = usable_state(fleet, entries)?;
+    let prepared = usable_state(fleet, entries)?;
+    let state = &prepared.state;
     let as_of = figures.as_of;
     if as_of.abs_diff(state.boundary) > NEAR {
         return Err("the moment asked for is far from what is sealed".into());
     }
     let own = own_tables_owner()?;
-    let changes = changes_since(&state, fleet, entries, own, as_of);
+    let changes = changes_since(state, fleet, entries, as_of);
 
     figures.total_entries = state.total + changes.total;
     figures.entries_24h = state.last_day + changes.day;
@@ -47,14 +48,14 @@ pub fn read_entries(
         .collect();
 
     let n = settings::top_n() as usize;
-    let hosts = top(&state.maps.hosts, n, &changes.hosts, || keys_at(&state, own).hosts.clone());
-    let devices = top(&state.maps.devices, n, &changes.devices, || keys_at(&state, own).devices.clone());
+    let hosts = top(&prepared.hosts, n, &changes.hosts, || keys_at(state, own).hosts.clone());
+    let devices = top(&prepared.devices, n, &changes.devices, || keys_at(state, own).devices.clone());
     figures.top_domains = counts(hosts);
     Ok(counts(devices))
 }
 
 /// The newest state that this snapshot sees, if what it counts still holds.
-fn usable_state(fleet: &Attachment, entries: &LockedRelation) -> Result<State, String> {
+fn usable_state(fleet: &Attachment, entries: &LockedRelation) -> Result<Rc<Prepared>, String> {
     // A trigger, or a function that a statement calls, may see rows of that statement, whose changes are not written
     // down yet.
     let inside = trigger_depth() > 0 || is_being_changed_here(entries.oid);
@@ -73,7 +74,8 @@ fn usable_state(fleet: &Attachment, entries: &LockedRelation) -> Result<State, S
     if let Some(reason) = markers.iter().find_map(|seen| marker(*seen)) {
         return Err(reason);
     }
-    let state = State::newest(Seen::Statement).ok_or("nothing is sealed yet")?;
+    let prepared = Prepared::newest(Seen::Statement).ok_or("nothing is sealed yet")?;
+    let state = &prepared.state;
     let latest = if broken(Mutant::RebuildOfStatement) { Seen::Statement } else { Seen::Latest };
     if State::number_and_epoch(latest).map(|(_, epoch)| epoch) != Some(state.epoch) {
         return Err("everything was counted anew since this snapshot".into());
@@ -84,7 +86,7 @@ fn usable_state(fleet: &Attachment, entries: &LockedRelation) -> Result<State, S
     if state.fingerprint != print && !broken(Mutant::FingerprintUnseen) {
         return Err("the relation has changed since".into());
     }
-    Ok(state)
+    Ok(prepared)
 }
 
 fn own_tables_owner() -> Result<pg_sys::Oid, String> {
@@ -92,30 +94,24 @@ fn own_tables_owner() -> Result<pg_sys::Oid, String> {
 }
 
 /// What stands between the state and the figures as of `as_of`.
-fn changes_since(
-    state: &State,
-    fleet: &Attachment,
-    entries: &LockedRelation,
-    own: pg_sys::Oid,
-    as_of: Timestamp,
-) -> Changes {
+fn changes_since(state: &State, fleet: &Attachment, entries: &LockedRelation, as_of: Timestamp) -> Changes {
     let mut changes = Changes::default();
     let (day, hour) = (state.day(), state.hour());
-    for (entry, n) in as_owner(own, || late_changes_for(state)) {
+    for (entry, n) in late_changes_for(state) {
         changes.count_late(&entry, n, day, hour);
     }
-    as_owner(entries.owner, || {
-        let rows = Rows::of(&entries.name, fleet);
+    let rows = FewRows::of(entries, fleet);
+    rows.read(|| {
         let entered = Interval { from: state.boundary, to: as_of + 1 };
         let mut count = 0;
+        let mut tallies = rows.tallies();
         for one in corrections(day, Interval::answer(as_of, DAY)) {
-            rows.each(one.rows, |entry| {
-                changes.count_into_day(&entry, one.weight);
-                if one.rows == entered {
-                    count += 1;
-                }
-            });
+            let found = rows.tally(one.rows, one.weight, &mut tallies);
+            if one.rows == entered {
+                count = found;
+            }
         }
+        tallies.add_to(&mut changes);
         for one in corrections(hour, Interval::answer(as_of, HOUR)) {
             changes.hour += one.weight * if one.rows == entered { count } else { rows.count(one.rows) };
         }
@@ -144,10 +140,7 @@ fn sum(sealed: &Counts, changes: &Counts) -> Counts {
 }
 
 /// A top list: from the list where it can tell, else with every key at hand.
-fn top(list: &TopList, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllKeys>) -> Vec<(String, i64)> {
-    if broken(Mutant::LimitIgnored) {
-        return list.top_of_listed(n, changes);
-    }
+fn top(list: &Ranking, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllKeys>) -> Vec<(String, i64)> {
     list.top(n, changes, None).unwrap_or_else(|| {
         let all = all();
         let known = all.list.top(n, changes, Some(&all.counts));
@@ -158,7 +151,7 @@ fn top(list: &TopList, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllK
 /// Every key of hosts or of devices in one version of the state, and the list made of them.
 struct AllKeys {
     counts: Counts,
-    list: TopList,
+    list: Ranking,
 }
 
 struct KeysAt {
@@ -184,7 +177,7 @@ fn keys_at(state: &State, own: pg_sys::Oid) -> Rc<KeysAt> {
     }
     let keys = as_owner(own, || load_keys(state.version).0);
     let count = keys.hosts.len() + keys.devices.len();
-    let all = |counts: Counts| Rc::new(AllKeys { list: TopList::of(&counts), counts });
+    let all = |counts: Counts| Rc::new(AllKeys { list: Ranking::of(TopList::of(&counts)), counts });
     let read = Rc::new(KeysAt { of, hosts: all(keys.hosts), devices: all(keys.devices) });
     KEYS.set((count <= KEPT_KEYS).then(|| Rc::clone(&read)));
     read

@@ -3,7 +3,8 @@
 //!
 //! `docs/architecture.md` argues why what comes out is exact.
 
-use super::counts::{Changes, Entry, KeyCounts};
+use super::counts::{Changes, KeyCounts};
+use super::late::late_changes;
 use super::progress::{still_to_count, still_writing};
 use super::rows::Rows;
 use super::state::{self, NEVER, State, fingerprint, load_keys, store_keys};
@@ -13,7 +14,7 @@ use crate::fleet::attachment::{self, Attachment};
 use crate::fleet::capture;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::pg::identity::as_owner;
-use crate::pg::query::{Param, execute, select, select_one, select_planned};
+use crate::pg::query::{Param, execute, select, select_one};
 use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::thresholds;
@@ -159,12 +160,12 @@ impl Ground {
     fn seal_chunk(&self, mut state: State, version: i64, gen_: i64, goal: Timestamp, stride: &mut Stride) {
         let started = Instant::now();
         let was_complete = state.is_complete();
-        let rows = Rows::of(&self.entries.name, &self.fleet);
+        let rows = Rows::of(&self.entries, &self.fleet);
         let (day, hour) = (state.day(), state.hour());
         let boundary = state.boundary;
         let next = as_owner(self.entries.owner, || next_boundary(&rows, boundary, goal, stride.0));
         let mut changes = Changes::default();
-        for (entry, n) in late_before(boundary) {
+        for (entry, n) in late_changes(boundary, i64::MIN) {
             changes.count_late(&entry, n, day, hour);
         }
         execute("delete from busymate_stats.late_changes where entry_time < $1", &[Param::Timestamp(next)]);
@@ -265,30 +266,6 @@ fn keep_keys(state: &mut State, changes: Changes, reset: bool) {
     state.maps.hosts = TopList::of(&keys.hosts);
     state.maps.devices = TopList::of(&keys.devices);
     store_keys(state.version, base, if base { &keys } else { &difference });
-}
-
-/// The late changes that this snapshot sees, to rows before `boundary`.
-fn late_before(boundary: Timestamp) -> Vec<(Entry, i64)> {
-    late_changes(boundary, i64::MIN)
-}
-
-/// The late changes that this snapshot sees, to rows before `boundary`, of `gen_` and later.
-pub fn late_changes(boundary: Timestamp, gen_: i64) -> Vec<(Entry, i64)> {
-    select_planned(
-        "select entry_time, source, class, host, device, n from busymate_stats.late_changes
-          where gen >= $2 and entry_time < $1",
-        &[Param::Timestamp(boundary), Param::Int(gen_)],
-        |row| {
-            let entry = Entry {
-                time: row.timestamp(1),
-                source: row.text(2).unwrap_or_default(),
-                class: row.int(3),
-                host: row.text(4),
-                device: row.text(5),
-            };
-            (entry, row.int(6))
-        },
-    )
 }
 
 /// Moves the capture threshold, when the seal has reached it: its own transaction, since nobody may look for writers
