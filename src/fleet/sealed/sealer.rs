@@ -168,7 +168,11 @@ impl Ground {
         for (entry, n) in late_changes(boundary, i64::MIN) {
             changes.count_late(&entry, n, day, hour);
         }
-        execute("delete from busymate_stats.late_changes where entry_time < $1", &[Param::Timestamp(next)]);
+        // Every generation, but by the index: after a flood of late changes the table is large and nearly empty.
+        execute(
+            "delete from busymate_stats.late_changes where gen >= $2 and entry_time < $1",
+            &[Param::Timestamp(next), Param::Int(i64::MIN)],
+        );
 
         let new_day = Interval::sealed(goal, next, DAY);
         let new_hour = Interval::sealed(goal, next, HOUR);
