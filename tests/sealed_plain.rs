@@ -4,7 +4,7 @@
 mod harness;
 
 use harness::fleet::stats_at;
-use harness::worker::{logged, seal, wait_for_seal};
+use harness::worker::{seal, wait_for_seal};
 use harness::{Cluster, eventually, value};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -206,24 +206,4 @@ fn a_fleet_is_not_let_go_under_a_snapshot_that_does_not_see_it() {
     old.batch_execute("rollback").unwrap();
     wait_for_seal(&mut client);
     assert_eq!(stats_at(&mut client, "now")["total_entries"], 300);
-}
-
-#[test]
-fn a_first_seal_is_told_while_it_lasts_and_when_it_is_done() {
-    let cluster = Cluster::start(SETTINGS);
-    let database = cluster.create_database("first");
-    let mut client = cluster.connect(&database);
-    client
-        .batch_execute("create extension busymate_stats; select busymate_stats.create_fleet_tables()")
-        .unwrap();
-    client.batch_execute(&ENTRIES.replace("300", "30000")).unwrap();
-    eventually("the log tells the end", || {
-        (logged(&cluster, "has counted the entries: figures come from the seal") == 1).then_some(())
-    });
-    assert_eq!(logged(&cluster, "rows to the first seal: nothing is sealed yet"), 1);
-    wait_for_seal(&mut client);
-    assert_eq!(seal(&mut client, "rows_sealed").as_deref(), Some("30000"));
-    client.batch_execute("truncate public.entries").unwrap();
-    wait_for_seal(&mut client);
-    assert_eq!(logged(&cluster, "rows to the next seal: truncated"), 1);
 }

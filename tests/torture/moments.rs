@@ -24,7 +24,7 @@ fn at(moment: i64) -> String {
 
 /// What the clock shows when the statement runs.
 fn clock(known: Known) -> String {
-    format!("clock_timestamp() + interval '{} ms'", known.clock_step)
+    format!("(clock_timestamp() + interval '{} ms')", known.clock_step)
 }
 
 /// An entry time, as an SQL expression.
