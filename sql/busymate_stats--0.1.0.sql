@@ -518,7 +518,7 @@ begin
     select cause.reason, clock_timestamp()
       from busymate_stats.attachment a,
            lateral (
-               select 'trigger disabled' as reason
+               select 'trigger disabled on entries' as reason
                  from pg_event_trigger_ddl_commands() command
                 where command.classid = 'pg_class'::regclass
                   and exists (select from pg_trigger t
@@ -578,7 +578,7 @@ begin
                    on a.entries = to_regclass(format('%I.%I', dropped.address_names[1], dropped.address_names[2]))
                 where dropped.object_type = 'trigger'
                   and dropped.address_names[3] like 'busymate\_stats\_%') then
-        insert into busymate_stats.seal_markers values ('trigger dropped', clock_timestamp());
+        insert into busymate_stats.seal_markers values ('trigger dropped on entries', clock_timestamp());
     end if;
 exception when others then
     return;
@@ -1081,11 +1081,12 @@ create view busymate_stats.health with (security_barrier = true) as
            (launcher.state ->> 'preloaded')::boolean,
            launcher.state ->> 'launcher_pid' is not null,
            pg_catalog.jsonb_build_object(
-               'sealed', sealed.boundary is not null and marked.reason is null and kept.note is null,
+               'sealed', sealed.boundary is not null and sealed.far is null and marked.reason is null and kept.note is null,
                'boundary', sealed.boundary,
                'rows_sealed', sealed.total,
-               'reason', coalesce(marked.reason, kept.note),
-               'since', coalesce(marked.made_at, kept.note_since),
+               'reason', coalesce(marked.reason, kept.note, sealed.far),
+               'since', coalesce(marked.made_at, kept.note_since,
+                                 case when sealed.far is not null then sealed.far_since end),
                'error_since', kept.error_since,
                'seal_interval', launcher.seal_interval,
                'verify_interval', launcher.verify_interval,
@@ -1103,7 +1104,12 @@ create view busymate_stats.health with (security_barrier = true) as
      cross join facts
       left join busymate_stats.feed_health kept on kept.feed = 'seal'
       left join busymate_stats.feed_health verified on verified.feed = 'verify'
-      left join (select s.boundary, s.total from busymate_stats.seal_state s
+      left join (select s.boundary, s.total,
+                        case when s.boundary > now.moment + interval '1 hour' then 'sealed beyond the clock: it was set back'
+                             when s.boundary < now.moment - interval '1 hour' then 'sealed more than an hour ago'
+                        end as far,
+                        case when s.boundary > now.moment then s.made_at else s.boundary + interval '1 hour' end as far_since
+                   from busymate_stats.seal_state s, (select pg_catalog.clock_timestamp()) now (moment)
                   where s.boundary = s.goal order by s.version desc limit 1) sealed on true
       left join (select m.reason, m.made_at from busymate_stats.seal_markers m
                   order by m.made_at limit 1) marked on true

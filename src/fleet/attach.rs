@@ -115,7 +115,7 @@ pub fn attach_as(request: &AttachRequest) {
         }
         triggers::create(&entries.0, request);
         roster::triggers::create(&devices.0, request);
-        execute("delete from busymate_stats.attachment", &[]);
+        forget_attachment();
         execute(
             "insert into busymate_stats.attachment
                 (entries, devices, entry_time, host, status, source, entry_device,
@@ -160,9 +160,21 @@ fn detach() {
     as_owner(table.owner, || {
         triggers::drop(lock(present.entries).as_ref());
         roster::triggers::drop(lock(present.devices).as_ref());
-        execute("delete from busymate_stats.attachment", &[]);
+        forget_attachment();
         execute("delete from public.service_stats", &[]);
     });
+}
+
+fn forget_attachment() {
+    execute("delete from busymate_stats.attachment", &[]);
+    if attachment::read(Seen::Latest).is_some() {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "the fleet was attached after this transaction took its snapshot",
+        )
+        .hint("Run it in a transaction of its own.")
+        .raise()
+    }
 }
 
 fn own_table() -> LockedRelation {

@@ -13,6 +13,9 @@ use std::ffi::{CString, c_char};
 /// Names of [`Mutant`]s with commas between.
 static MUTANTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
+/// By how many milliseconds the sealer's clock was set ahead, or back.
+static CLOCK_STEP: GucSetting<i32> = GucSetting::<i32>::new(0);
+
 thread_local! {
     static WAYS: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
     static ROSTER_WAYS: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
@@ -33,6 +36,21 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"busymate_stats.clock_step",
+        c"By how much the sealer's clock was set ahead, or back.",
+        c"",
+        &CLOCK_STEP,
+        i32::MIN,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+}
+
+/// The clock that the sealer goes by.
+pub fn clock() -> i64 {
+    pgrx::datetime::clock_timestamp().into_inner() + i64::from(CLOCK_STEP.get()) * 1000
 }
 
 /// Whether a rule is broken.

@@ -63,7 +63,7 @@ pub enum Mutant {
 #[cfg(feature = "torture")]
 mod hooks;
 #[cfg(feature = "torture")]
-pub use hooks::{broken, note_roster_way, note_way, register};
+pub use hooks::{broken, clock, note_roster_way, note_way, register};
 
 #[cfg(not(feature = "torture"))]
 mod hooks {
@@ -72,6 +72,11 @@ mod hooks {
     /// Whether a rule is broken: never.
     pub const fn broken(_: Mutant) -> bool {
         false
+    }
+
+    /// The clock that the sealer goes by.
+    pub fn clock() -> i64 {
+        pgrx::datetime::clock_timestamp().into_inner()
     }
 
     /// Remembers which way an answer was come by: nobody asks.
@@ -84,4 +89,4 @@ mod hooks {
     pub fn register() {}
 }
 #[cfg(not(feature = "torture"))]
-pub use hooks::{broken, note_roster_way, note_way, register};
+pub use hooks::{broken, clock, note_roster_way, note_way, register};

@@ -3,9 +3,11 @@
 use super::outcome::Outcome;
 use super::roster;
 use crate::feed;
+use crate::fleet::sealed::progress::progress;
 use crate::fleet::sealed::sealer::{self, Ground, Step, Stride};
 use crate::pg::background::{self, override_setting};
-use crate::pg::transaction::{Failure, attempt, prepared_transaction};
+use crate::pg::transaction::{Failure, attempt, prepared_transaction, transaction};
+use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
 /// How long a backlog is worked on before the worker's slot is given up to others for a moment.
@@ -48,7 +50,13 @@ fn seal_all() -> Result<Step, Failure> {
     let mut stride = Stride::new();
     loop {
         let step = on_ground(|ground| ground.seal(&mut stride))?;
-        if step != Step::Moved || started.elapsed() > LIMIT {
+        if step != Step::Moved {
+            return Ok(step);
+        }
+        if started.elapsed() > LIMIT {
+            if let Some(progress) = transaction(progress) {
+                log!("busymate_stats counts the entries, {progress}");
+            }
             return Ok(step);
         }
         if kept.elapsed() > PROGRESS {

@@ -1,4 +1,5 @@
 //! A fleet whose sealer is led step by step.
+#![allow(dead_code)] // Each test file uses its part.
 
 use crate::harness::{Cluster, eventually, value};
 use postgres::Client;

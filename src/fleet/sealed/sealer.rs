@@ -5,6 +5,7 @@
 
 use super::counts::{Changes, KeyCounts};
 use super::late::late_changes;
+use super::progress::{still_to_count, still_writing};
 use super::rows::Rows;
 use super::state::{self, NEVER, State, load_keys, store_keys};
 use super::toplist::TopList;
@@ -19,8 +20,9 @@ use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::thresholds;
 use crate::settings;
-use crate::torture::{Mutant, broken};
+use crate::torture::{self, Mutant, broken};
 use pgrx::pg_sys;
+use pgrx::prelude::*;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -83,10 +85,13 @@ pub struct Ground {
 impl Ground {
     /// Nothing of it waits. `Err` says why it cannot be had.
     pub fn take() -> Result<Self, Step> {
+        let ours = |table| find_relation("busymate_stats", table);
+        if !ours("attachment").is_some_and(lock_for_reading_now) {
+            return Err(Step::Waits("tables of the extension are locked".into()));
+        }
         let Some(fleet) = attachment::read(Seen::Latest) else {
             return Err(Step::Done);
         };
-        let ours = |table| find_relation("busymate_stats", table);
         if !ours("seal_state").is_some_and(lock_alone_now) {
             return Err(Step::Waits("another sealer is at work".into()));
         }
@@ -136,11 +141,19 @@ impl Ground {
         let present = State::newest(Seen::Statement);
         let (version, epoch) = State::number_and_epoch(Seen::Statement).unwrap_or((0, 0));
         let version = version + 1;
-        let void = state::marker(Seen::Statement).is_some();
+        let void = state::marker(Seen::Statement);
         let present = match present {
-            Some(present) if !void && shape.agrees_with(&present).is_ok() => present,
-            _ => {
-                start_anew(version, epoch + 1, gen_, threshold, shape);
+            Some(present) if void.is_none() && shape.agrees_with(&present).is_ok() => present,
+            present => {
+                let unlike = present.map(|_| "the relation has changed".to_owned());
+                let reason = void.or(unlike).unwrap_or_else(|| "nothing is sealed yet".into());
+                let mut fresh = State::nothing(version, epoch + 1, gen_, threshold, shape.print.clone());
+                fresh.maps.leaves = shape.leaves(&Leaves::new());
+                log!(
+                    "busymate_stats counts the entries, {}: {reason}",
+                    still_to_count(&self.entries, &fresh)
+                );
+                start_anew(&fresh);
                 return Step::Moved;
             }
         };
@@ -153,6 +166,7 @@ impl Ground {
 
     fn seal_chunk(&self, shape: &Shape, mut state: State, goal: Timestamp, stride: &mut Stride) -> Step {
         let started = Instant::now();
+        let was_complete = state.boundary == goal && goal != NEVER;
         let chunk = Chunk::count(self, shape, &state, goal, stride);
         // PostgreSQL lets partitions be attached under this step's locks: what has been read is neither with nor without.
         if !shape.still_holds() {
@@ -180,6 +194,9 @@ impl Ground {
         }
         keep_keys(&mut state, chunk.changes, chunk.reset);
         state.store();
+        if !was_complete && state.is_complete() {
+            log!("busymate_stats has counted the entries: figures come from the seal");
+        }
         stride.learn(started.elapsed());
         Step::Moved
     }
@@ -281,7 +298,7 @@ fn next_boundary(rows: &Rows, boundary: Timestamp, goal: Timestamp, stride: i64)
 
 /// Everything that was counted is void: begin before the first entry. The late changes that this snapshot sees are in
 /// the rows that it will count, and the markers that it sees have had their say.
-fn start_anew(version: i64, epoch: i64, gen_: i64, goal: Timestamp, shape: &Shape) {
+fn start_anew(fresh: &State) {
     execute("delete from busymate_stats.seal_markers", &[]);
     execute("delete from busymate_stats.late_changes", &[]);
     execute(
@@ -289,10 +306,8 @@ fn start_anew(version: i64, epoch: i64, gen_: i64, goal: Timestamp, shape: &Shap
           where not exists (select from pg_inherits where inhrelid = joined.leaf)",
         &[],
     );
-    let mut state = State::nothing(version, epoch, gen_, goal, shape.print.clone());
-    state.maps.leaves = shape.leaves(&Leaves::new());
-    state.store();
-    store_keys(version, true, &KeyCounts::default());
+    fresh.store();
+    store_keys(fresh.version, true, &KeyCounts::default());
 }
 
 /// Keeps the counts of every key, and the top lists good.
@@ -329,7 +344,7 @@ pub fn move_threshold() -> Step {
     if !reached && !begun {
         return Step::Done;
     }
-    let now = pgrx::datetime::clock_timestamp().into_inner();
+    let now = torture::clock();
     let next = (now - settings::seal_lag_us()).max(threshold);
     if next == threshold {
         return Step::Done;
@@ -405,46 +420,6 @@ fn look_of(gen_: i64) -> Option<String> {
     })
     .pop()
     .flatten()
-}
-
-/// One of the remembered writers that is in progress in this snapshot, for people.
-pub fn still_writing(writers: &str) -> Option<String> {
-    select(
-        "select format('held up by transaction %s%s%s', writer, ', open for ' || date_trunc('second', age.open)::text,
-                       ', pid ' || age.pid)
-           from unnest($1::xid8[]) writer
-           left join lateral (
-               select clock_timestamp() - xact_start as open, pid::text as pid from pg_stat_activity
-                where backend_xid::text::int8 = writer::text::int8 & 4294967295
-               union all
-               select clock_timestamp() - prepared, 'none: it is prepared as ' || quote_literal(gid)
-                 from pg_prepared_xacts where transaction::text::int8 = writer::text::int8 & 4294967295
-           ) age on true
-          where not pg_visible_in_snapshot(writer, pg_current_snapshot())
-          limit 1",
-        &[Param::Text(writers)],
-        |row| row.text(1),
-    )
-    .pop()
-    .flatten()
-}
-
-/// How far counting anew has come, for people.
-pub fn progress() -> Option<String> {
-    let state = State::newest(Seen::Statement).filter(|state| !state.is_complete())?;
-    let fleet = attachment::read(Seen::Statement)?;
-    let about: i64 = select_one(
-        "with recursive tree as (
-             select $1 as oid
-             union all
-             select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.oid
-         )
-         select coalesce(sum(greatest(reltuples, 0)), 0)::int8
-           from pg_class where oid in (select oid from tree) and relkind = 'r'",
-        &[Param::Oid(fleet.entries)],
-        |row| row.int(1),
-    );
-    Some(format!("counting: {} of about {about} rows", state.total))
 }
 
 #[cfg(test)]
