@@ -67,7 +67,12 @@ fn every_way_to_write_is_seen() {
         fleet.run(write);
         fleet.is_sealed();
     }
-    fleet.admin.copy_in("copy public.entries (created_at, host, owner) from stdin").unwrap().finish().unwrap();
+    fleet
+        .admin
+        .copy_in("copy public.entries (created_at, host, owner) from stdin")
+        .unwrap()
+        .finish()
+        .unwrap();
     fleet.tick();
     fleet.is_sealed();
     assert_eq!(fleet.late_changes(), 0);
@@ -78,7 +83,9 @@ fn a_new_partition_needs_no_recount_when_it_comes_empty() {
     let mut fleet = tree();
     let epoch = fleet.epoch();
     let mut old = fleet.snapshot();
-    for comes in [CREATE_DAY3, &format!("create table test.day3 (like public.entries including all); {ATTACH_DAY3}")] {
+    for comes in
+        [CREATE_DAY3, &format!("create table test.day3 (like public.entries including all); {ATTACH_DAY3}")]
+    {
         fleet.run("drop table test.day3");
         fleet.run(comes);
         fleet.is_sealed();
@@ -174,9 +181,9 @@ const UNSEEN: [&str; 7] = [
     "vacuum full test.day2",
     "alter table test.day1 disable trigger busymate_stats_row;; update test.day1 set host = 'unseen';;
      alter table test.day1 enable always trigger busymate_stats_row",
-    "alter table public.entries rename host to h;; alter table public.entries rename method to host;;
-     update public.entries set host = 'unseen';;
-     alter table public.entries rename host to method;; alter table public.entries rename h to host",
+    "begin; alter table public.entries rename host to h; alter table public.entries rename method to host; commit;;
+     update public.entries set h = 'unseen';;
+     begin; alter table public.entries rename host to method; alter table public.entries rename h to host; commit",
     "drop trigger busymate_stats_row on public.entries;; update public.entries set host = 'unseen';;
      select busymate_stats.detach(); select busymate_stats.attach('public.entries', 'public.devices')",
 ];
@@ -238,9 +245,8 @@ fn a_writer_whose_partition_nobody_sees_yet_is_waited_for() {
 #[test]
 fn a_subscription_into_a_partition_is_noticed() {
     let mut fleet = tree();
-    fleet.run(
-        "create subscription into_day0 connection 'host=/nowhere' publication p with (connect = false)",
-    );
+    fleet
+        .run("create subscription into_day0 connection 'host=/nowhere' publication p with (connect = false)");
     fleet.is_sealed();
     // What a refresh of the subscription would write.
     fleet.run(

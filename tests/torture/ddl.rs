@@ -53,6 +53,9 @@ impl Rig<'_> {
         let wanted = self.plan.scripts;
         let all: &[&str] = if self.plan.tree { &tree_ddl::SCRIPTS } else { &SCRIPTS };
         let scripts: Vec<&str> = all.iter().copied().filter(|script| script.contains(wanted)).collect();
+        if scripts.is_empty() {
+            return Ok(());
+        }
         let script = self.chance.pick(&scripts);
         // What locks out writers alone may come while a sealer is in the middle of a step.
         if !script.contains("disable trigger") || self.chance.once_in(2) {

@@ -165,7 +165,8 @@ impl Rig<'_> {
         if !self.plan.tree {
             return statement.to_owned();
         }
-        let statement = statement.replace("on conflict (owner, slot)", "on conflict (owner, slot, created_at)");
+        let statement =
+            statement.replace("on conflict (owner, slot)", "on conflict (owner, slot, created_at)");
         for verb in ["update", "delete from"] {
             if statement.starts_with(&format!("{verb} public.entries")) && self.chance.once_in(3) {
                 let leaf = self.chance.pick(&tree_ddl::LEAVES);
