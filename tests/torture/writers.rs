@@ -167,6 +167,12 @@ impl Rig<'_> {
         }
         let statement =
             statement.replace("on conflict (owner, slot)", "on conflict (owner, slot, created_at)");
+        if statement.starts_with("insert into public.entries")
+            && !statement.contains("on conflict")
+            && self.chance.once_in(4)
+        {
+            return statement.replacen("public.entries", "test.day0", 1);
+        }
         for verb in ["update", "delete from"] {
             if statement.starts_with(&format!("{verb} public.entries")) && self.chance.once_in(3) {
                 let leaf = self.chance.pick(&tree_ddl::LEAVES);
