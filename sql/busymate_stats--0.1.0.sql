@@ -70,49 +70,63 @@ $preflight$;
 create table busymate_stats.roles (
     name text collate "C" primary key check (name <> ''),
     description text,
-    builtin boolean not null default false
+    builtin boolean not null default false,
+    changed_at timestamptz not null default pg_catalog.now(),
+    changed_by text not null
 );
 comment on table busymate_stats.roles is 'The roles that users can be assigned. Read with roles:view, written with roles:edit.';
 comment on column busymate_stats.roles.name is 'The role''s name.';
 comment on column busymate_stats.roles.description is 'What the role is for.';
 comment on column busymate_stats.roles.builtin is 'Whether the extension brings the role; such a one cannot be changed or dropped.';
+comment on column busymate_stats.roles.changed_at is 'When the row was made or last changed.';
+comment on column busymate_stats.roles.changed_by is 'Who did: the "sub" claim of his token, or the database role.';
 
 create table busymate_stats.role_capabilities (
     role text collate "C" not null references busymate_stats.roles (name) on delete cascade,
     section text collate "C" not null check (section <> ''),
     action text collate "C" not null check (action <> ''),
+    changed_at timestamptz not null default pg_catalog.now(),
+    changed_by text not null,
     primary key (role, section, action)
 );
 comment on table busymate_stats.role_capabilities is 'What each role grants. Read with roles:view, written with roles:edit; nobody puts in what he does not hold.';
 comment on column busymate_stats.role_capabilities.role is 'The role that grants.';
 comment on column busymate_stats.role_capabilities.section is 'The section, such as stats or status; * is every one.';
 comment on column busymate_stats.role_capabilities.action is 'The action, such as view or edit; * is every one.';
+comment on column busymate_stats.role_capabilities.changed_at is 'When the row was made or last changed.';
+comment on column busymate_stats.role_capabilities.changed_by is 'Who did: the "sub" claim of his token, or the database role.';
 
 create table busymate_stats.user_roles (
     sub text collate "C" not null check (sub <> ''),
     role text collate "C" not null references busymate_stats.roles (name) on delete cascade,
+    changed_at timestamptz not null default pg_catalog.now(),
+    changed_by text not null,
     primary key (sub, role)
 );
 create index user_roles_role_idx on busymate_stats.user_roles (role);
 comment on table busymate_stats.user_roles is 'Which user has which roles. Read with roles:view, written with roles:edit; nobody assigns what he does not hold.';
 comment on column busymate_stats.user_roles.sub is 'The user: the "sub" claim of the access token.';
 comment on column busymate_stats.user_roles.role is 'The role assigned.';
+comment on column busymate_stats.user_roles.changed_at is 'When the row was made or last changed.';
+comment on column busymate_stats.user_roles.changed_by is 'Who did: the "sub" claim of his token, or the database role.';
 
-insert into busymate_stats.roles (name, description, builtin) values
-    ('admin', 'Holds every capability.', true),
-    ('viewer', 'May view every section.', true);
-insert into busymate_stats.role_capabilities (role, section, action) values
-    ('admin', '*', '*'),
-    ('viewer', '*', 'view');
+-- Nobody has made these, so that a restore, which does not bring them, finds them equal.
+insert into busymate_stats.roles (name, description, builtin, changed_at, changed_by) values
+    ('admin', 'Holds every capability.', true, 'epoch', 'busymate_stats'),
+    ('viewer', 'May view every section.', true, 'epoch', 'busymate_stats');
+insert into busymate_stats.role_capabilities (role, section, action, changed_at, changed_by) values
+    ('admin', '*', '*', 'epoch', 'busymate_stats'),
+    ('viewer', '*', 'view', 'epoch', 'busymate_stats');
 
 select pg_catalog.pg_extension_config_dump('busymate_stats.roles', 'where not builtin');
 select pg_catalog.pg_extension_config_dump('busymate_stats.role_capabilities',
     'where role not in (select name from busymate_stats.roles where builtin)');
 select pg_catalog.pg_extension_config_dump('busymate_stats.user_roles', '');
 
+-- What it remembers, it answers without has_capability_wrapper, which stands behind it.
 create function public.has_capability(section text, action text) returns boolean
     language c stable parallel safe
-    as 'MODULE_PATHNAME', 'has_capability_wrapper';
+    as 'MODULE_PATHNAME', 'remembered_answer';
 comment on function public.has_capability(text, text) is
     'Whether the caller holds the capability section:action. False, never an error, for an unknown caller.';
 
@@ -172,11 +186,14 @@ create function busymate_stats.guard_truncate() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_truncate_wrapper';
 create function busymate_stats.grants_changed() returns trigger
     language c as 'MODULE_PATHNAME', 'grants_changed_wrapper';
+create function busymate_stats.stamp_change() returns trigger
+    language c as 'MODULE_PATHNAME', 'stamp_change_wrapper';
 comment on function busymate_stats.guard_roles() is 'Trigger: keeps the built-in roles as they are.';
 comment on function busymate_stats.guard_role_capabilities() is 'Trigger: nobody puts into a role what he does not hold.';
 comment on function busymate_stats.guard_user_roles() is 'Trigger: nobody assigns what he does not hold.';
 comment on function busymate_stats.guard_truncate() is 'Trigger: keeps the built-in roles from TRUNCATE.';
 comment on function busymate_stats.grants_changed() is 'Trigger: ends what sessions have cached.';
+comment on function busymate_stats.stamp_change() is 'Trigger: writes down who made a change, and when.';
 
 create trigger guard before insert or update or delete on busymate_stats.roles
     for each row execute function busymate_stats.guard_roles();
@@ -194,6 +211,15 @@ create trigger changed after insert or update or delete on busymate_stats.user_r
     for each row execute function busymate_stats.grants_changed();
 create trigger changed_by_truncate after truncate on busymate_stats.user_roles
     for each statement execute function busymate_stats.grants_changed();
+create trigger stamp before insert or update on busymate_stats.roles
+    for each row execute function busymate_stats.stamp_change();
+create trigger stamp before insert or update on busymate_stats.role_capabilities
+    for each row execute function busymate_stats.stamp_change();
+create trigger stamp before insert or update on busymate_stats.user_roles
+    for each row execute function busymate_stats.stamp_change();
+alter table busymate_stats.roles enable always trigger stamp;
+alter table busymate_stats.role_capabilities enable always trigger stamp;
+alter table busymate_stats.user_roles enable always trigger stamp;
 alter table busymate_stats.role_capabilities enable always trigger changed;
 alter table busymate_stats.user_roles enable always trigger changed;
 alter table busymate_stats.user_roles enable always trigger changed_by_truncate;
@@ -238,6 +264,44 @@ create function busymate_stats.unassign_role(sub text, role text) returns void
     as 'MODULE_PATHNAME', 'unassign_role_wrapper';
 comment on function busymate_stats.unassign_role(text, text) is
     'Takes a role from the user with this "sub" claim. Does nothing when he does not have it.';
+
+-- Tokens that are refused before they expire.
+
+create table busymate_stats.revoked_tokens (
+    jti text collate "C" primary key,
+    revoked_at timestamptz not null default pg_catalog.now(),
+    expires_at timestamptz
+);
+create index revoked_tokens_expires_at_idx on busymate_stats.revoked_tokens (expires_at);
+comment on table busymate_stats.revoked_tokens is
+    'Access tokens that hold no capability any more. Read with tokens:view, written with tokens:edit.';
+comment on column busymate_stats.revoked_tokens.jti is 'The token: its "jti" claim.';
+comment on column busymate_stats.revoked_tokens.revoked_at is 'When it was revoked.';
+comment on column busymate_stats.revoked_tokens.expires_at is
+    'When no gateway accepts it any more, so that the row can go; null keeps the row.';
+
+select pg_catalog.pg_extension_config_dump('busymate_stats.revoked_tokens', '');
+
+alter table busymate_stats.revoked_tokens enable row level security;
+create policy revoked_tokens_view on busymate_stats.revoked_tokens for select
+    using ((select public.has_capability('tokens', 'view')));
+create policy revoked_tokens_insert on busymate_stats.revoked_tokens for insert
+    with check ((select public.has_capability('tokens', 'edit')));
+create policy revoked_tokens_update on busymate_stats.revoked_tokens for update
+    using ((select public.has_capability('tokens', 'edit')));
+create policy revoked_tokens_delete on busymate_stats.revoked_tokens for delete
+    using ((select public.has_capability('tokens', 'edit')));
+comment on policy revoked_tokens_view on busymate_stats.revoked_tokens is 'Who holds tokens:view sees which tokens are revoked.';
+comment on policy revoked_tokens_insert on busymate_stats.revoked_tokens is 'Who holds tokens:edit revokes tokens.';
+comment on policy revoked_tokens_update on busymate_stats.revoked_tokens is 'Who holds tokens:edit changes what is revoked.';
+comment on policy revoked_tokens_delete on busymate_stats.revoked_tokens is 'Who holds tokens:edit takes a revocation back.';
+
+create trigger changed after insert or update or delete on busymate_stats.revoked_tokens
+    for each row execute function busymate_stats.grants_changed();
+create trigger changed_by_truncate after truncate on busymate_stats.revoked_tokens
+    for each statement execute function busymate_stats.grants_changed();
+alter table busymate_stats.revoked_tokens enable always trigger changed;
+alter table busymate_stats.revoked_tokens enable always trigger changed_by_truncate;
 
 -- What is counted.
 
@@ -454,7 +518,7 @@ begin
     select cause.reason, clock_timestamp()
       from busymate_stats.attachment a,
            lateral (
-               select 'trigger disabled' as reason
+               select 'trigger disabled on entries' as reason
                  from pg_event_trigger_ddl_commands() command
                 where command.classid = 'pg_class'::regclass
                   and exists (select from pg_trigger t
@@ -514,7 +578,7 @@ begin
                    on a.entries = to_regclass(format('%I.%I', dropped.address_names[1], dropped.address_names[2]))
                 where dropped.object_type = 'trigger'
                   and dropped.address_names[3] like 'busymate\_stats\_%') then
-        insert into busymate_stats.seal_markers values ('trigger dropped', clock_timestamp());
+        insert into busymate_stats.seal_markers values ('trigger dropped on entries', clock_timestamp());
     end if;
 exception when others then
     return;
@@ -549,6 +613,92 @@ end
 $$;
 comment on function busymate_stats.verify() is
     'Computes the statistics both ways under one snapshot: a row for each figure that differs, so none.';
+
+-- The roster: how many devices there are, by connection type and by when they were last seen, and what has changed since
+-- they were counted. Rows are appended and later removed, never updated. None of this is dumped: a restored database
+-- counts anew.
+
+create table busymate_stats.roster_capture (
+    gen bigint primary key,
+    threshold timestamptz not null,
+    due timestamptz not null,
+    resting boolean not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.roster_capture is
+    'The devices'' threshold: a sign of life that moves from one later moment to another changes nothing. The newest row counts.';
+comment on column busymate_stats.roster_capture.gen is 'Generation: one more at each move.';
+comment on column busymate_stats.roster_capture.threshold is 'Last signs of life until this moment are told apart; -infinity while nobody counts.';
+comment on column busymate_stats.roster_capture.due is 'When it is to move again.';
+comment on column busymate_stats.roster_capture.resting is 'Nothing is to be counted before that: the last count failed.';
+insert into busymate_stats.roster_capture values (0, '-infinity', '-infinity', false);
+
+create table busymate_stats.roster_look (
+    gen bigint primary key,
+    writers xid8[] not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.roster_look is
+    'Who was writing devices when a threshold had just become known: they may have missed it, so the count waits for them.';
+comment on column busymate_stats.roster_look.gen is 'The threshold''s generation.';
+comment on column busymate_stats.roster_look.writers is 'Their transactions.';
+
+create table busymate_stats.roster_changes (
+    gen bigint not null,
+    old_type text,
+    old_seen timestamptz,
+    new_type text,
+    new_seen timestamptz
+) with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
+create index roster_changes_gen on busymate_stats.roster_changes (gen);
+alter table busymate_stats.roster_changes replica identity full;
+comment on table busymate_stats.roster_changes is
+    'Devices that came, went, changed their connection type, or crossed the threshold.';
+comment on column busymate_stats.roster_changes.gen is 'The threshold''s generation that the writer read.';
+comment on column busymate_stats.roster_changes.old_type is 'The connection type as it was, unknown for none; null for a device that came.';
+comment on column busymate_stats.roster_changes.old_seen is 'When the device was last seen, as it was; -infinity for never and for offline, infinity for online.';
+comment on column busymate_stats.roster_changes.new_type is 'The connection type as it is; null for a device that went.';
+comment on column busymate_stats.roster_changes.new_seen is 'When the device was last seen, as it is.';
+
+create table busymate_stats.roster_state (
+    version bigint primary key,
+    gen bigint not null,
+    fingerprint text not null,
+    since timestamptz not null,
+    until timestamptz not null,
+    total bigint not null,
+    types bytea not null,
+    took bigint not null,
+    counted_at timestamptz not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+alter table busymate_stats.roster_state alter column types set storage external;
+comment on table busymate_stats.roster_state is 'Every device, counted. The newest row counts.';
+comment on column busymate_stats.roster_state.version is 'Counts up.';
+comment on column busymate_stats.roster_state.gen is 'The generation of the threshold whose writers were waited for.';
+comment on column busymate_stats.roster_state.fingerprint is 'What the relation was like: its file, its trigger and its columns.';
+comment on column busymate_stats.roster_state.since is 'Last signs of life are told apart from this moment on,';
+comment on column busymate_stats.roster_state.until is 'up to this one.';
+comment on column busymate_stats.roster_state.total is 'Devices.';
+comment on column busymate_stats.roster_state.types is 'Devices by connection type.';
+comment on column busymate_stats.roster_state.took is 'How long counting took, in microseconds.';
+comment on column busymate_stats.roster_state.counted_at is 'When the row was written.';
+
+create table busymate_stats.roster_moments (
+    version bigint not null,
+    first timestamptz not null,
+    silent bigint not null,
+    moments bytea not null,
+    primary key (version, first)
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+alter table busymate_stats.roster_moments alter column moments set storage external;
+comment on table busymate_stats.roster_moments is 'How many devices were last seen when, in portions.';
+comment on column busymate_stats.roster_moments.version is 'The version of the state that it belongs to.';
+comment on column busymate_stats.roster_moments.first is 'The portion''s first moment.';
+comment on column busymate_stats.roster_moments.silent is 'Devices that were last seen before.';
+comment on column busymate_stats.roster_moments.moments is 'Moments, and how many devices were last seen then.';
+
+create function busymate_stats.roster_change() returns trigger
+    language c as 'MODULE_PATHNAME', 'roster_change_wrapper';
+comment on function busymate_stats.roster_change() is
+    'Trigger: writes down what changes the number of devices, their connection types, or who is silent.';
 
 -- The feeds: a function that computes, and the two rows that PostgREST and Realtime serve.
 
@@ -709,6 +859,21 @@ begin
             hint = format('Run ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'').', publication);
     end if;
     perform busymate_stats.add_to_publication(publication);
+    -- A feed that was in it already, with part of its columns or rows: Realtime would push half a snapshot, or none.
+    select member.relid into feed
+      from pg_get_publication_tables(publication) member
+     where member.relid in ('public.service_stats'::regclass, 'public.service_status'::regclass)
+       and (member.qual is not null
+            or exists (select from pg_attribute a
+                        where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                          and a.attnum <> all (member.attrs::int2[])))
+     limit 1;
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('publication "%s" has table %s with a column list or a row filter', publication, feed),
+            hint = format('Run ALTER PUBLICATION %I DROP TABLE %s, then publish again.', publication, feed);
+    end if;
     insert into busymate_stats.publications (name) values (publication) on conflict do nothing;
 end
 $$;
@@ -828,7 +993,7 @@ comment on column busymate_stats.feed_health.last_refresh is 'When it was last r
 comment on column busymate_stats.feed_health.duration is 'How long that took.';
 comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats.feed_health.note is 'Why the last tick could do no more, where that is no error.';
+comment on column busymate_stats.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON.';
 comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
 
 create function busymate_stats.restore_publications() returns void
@@ -858,6 +1023,7 @@ create view busymate_stats.health with (security_barrier = true) as
         select pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb as state,
                pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval,
                pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval,
+               pg_catalog.current_setting('busymate_stats.verify_interval')::pg_catalog.interval as verify_interval,
                pg_catalog.current_setting('busymate_stats.status_interval')::pg_catalog.interval as status_interval,
                pg_catalog.current_setting('busymate_stats.status_source') as status_source
          -- has_capability loads the library, which defines the settings.
@@ -876,7 +1042,12 @@ create view busymate_stats.health with (security_barrier = true) as
                       where not exists (
                           select from pg_catalog.pg_publication p,
                                       lateral pg_catalog.pg_get_publication_tables(p.pubname) member
-                           where p.pubname = remembered.name and member.relid = feed.relid))) as unpublished
+                           where p.pubname = remembered.name and member.relid = feed.relid
+                             and member.qual is null
+                             and not exists (
+                                 select from pg_catalog.pg_attribute a
+                                  where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished
     )
     select 'stats'::text as feed,
            kept.last_refresh,
@@ -910,20 +1081,41 @@ create view busymate_stats.health with (security_barrier = true) as
            (launcher.state ->> 'preloaded')::boolean,
            launcher.state ->> 'launcher_pid' is not null,
            pg_catalog.jsonb_build_object(
-               'sealed', sealed.boundary is not null and marked.reason is null and kept.note is null,
+               'sealed', sealed.boundary is not null and sealed.far is null and marked.reason is null and kept.note is null,
                'boundary', sealed.boundary,
                'rows_sealed', sealed.total,
-               'reason', coalesce(marked.reason, kept.note),
-               'since', coalesce(marked.made_at, kept.note_since),
+               'reason', coalesce(marked.reason, kept.note, sealed.far),
+               'since', coalesce(marked.made_at, kept.note_since,
+                                 case when sealed.far is not null then sealed.far_since end),
                'error_since', kept.error_since,
-               'seal_interval', launcher.seal_interval)
+               'seal_interval', launcher.seal_interval,
+               'verify_interval', launcher.verify_interval,
+               'verified_at', verified.last_refresh,
+               'verify_error', verified.last_error,
+               'mismatch', verified.note::pg_catalog.jsonb,
+               'mismatch_at', verified.note_since,
+               'devices', pg_catalog.jsonb_build_object(
+                   'counted', roster.counted_at is not null,
+                   'counted_at', roster.counted_at,
+                   'duration', roster.took * interval '1 microsecond',
+                   'reason', coalesce(devices.last_error, devices.note),
+                   'since', coalesce(devices.error_since, devices.note_since)))
       from launcher
      cross join facts
       left join busymate_stats.feed_health kept on kept.feed = 'seal'
-      left join (select s.boundary, s.total from busymate_stats.seal_state s
+      left join busymate_stats.feed_health verified on verified.feed = 'verify'
+      left join (select s.boundary, s.total,
+                        case when s.boundary > now.moment + interval '1 hour' then 'sealed beyond the clock: it was set back'
+                             when s.boundary < now.moment - interval '1 hour' then 'sealed more than an hour ago'
+                        end as far,
+                        case when s.boundary > now.moment then s.made_at else s.boundary + interval '1 hour' end as far_since
+                   from busymate_stats.seal_state s, (select pg_catalog.clock_timestamp()) now (moment)
                   where s.boundary = s.goal order by s.version desc limit 1) sealed on true
       left join (select m.reason, m.made_at from busymate_stats.seal_markers m
                   order by m.made_at limit 1) marked on true
+      left join busymate_stats.feed_health devices on devices.feed = 'devices'
+      left join (select r.counted_at, r.took from busymate_stats.roster_state r
+                  order by r.version desc limit 1) roster on true
     union all
     -- Its age is that of the row, whoever wrote it.
     select 'status',

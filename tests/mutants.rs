@@ -56,6 +56,7 @@ found! {
     a_sealer_that_waits_for_no_writer: "NoDrain",
     a_sealer_that_looks_for_writers_after_its_snapshot: "LookInSnapshot",
     a_writer_that_reads_the_threshold_of_its_statement: "ThresholdOfStatement",
+    writers_who_do_not_hear_of_a_threshold: "ThresholdUnpublished",
     // Either alone is made good by the other on a plain table.
     a_reader_that_sees_neither_rebuilds_nor_the_file: "RebuildOfStatement,FileUnseen",
     a_state_that_holds_whatever_the_relation_is_like: "FingerprintUnseen",

@@ -117,7 +117,7 @@ fn a_late_writer_waits_for_no_sealer() {
     writer.batch_execute("alter table public.entries disable trigger busymate_stats_insert").unwrap();
     sealer.commit();
     fleet.run("alter table public.entries enable always trigger busymate_stats_insert");
-    fleet.is_plain("trigger disabled");
+    fleet.is_plain("trigger disabled on entries");
     fleet.tick();
     fleet.is_sealed();
 }

@@ -126,7 +126,7 @@ begin
     select cause.reason, clock_timestamp()
       from busymate_stats.attachment a,
            lateral (
-               select 'trigger disabled' as reason
+               select 'trigger disabled on entries' as reason
                  from pg_event_trigger_ddl_commands() command
                 where command.classid = 'pg_class'::regclass
                   and exists (select from pg_trigger t
@@ -186,7 +186,7 @@ begin
                    on a.entries = to_regclass(format('%I.%I', dropped.address_names[1], dropped.address_names[2]))
                 where dropped.object_type = 'trigger'
                   and dropped.address_names[3] like 'busymate\_stats\_%') then
-        insert into busymate_stats.seal_markers values ('trigger dropped', clock_timestamp());
+        insert into busymate_stats.seal_markers values ('trigger dropped on entries', clock_timestamp());
     end if;
 exception when others then
     return;

@@ -1,7 +1,7 @@
 //! Taking a fleet on, and letting it go.
 
 use super::attachment::{self, Attachment};
-use super::triggers;
+use super::{roster, triggers};
 use crate::error::UserError;
 use crate::pg::argument::{Name, RegClass};
 use crate::pg::identity::{as_owner, current_role, owns_relation};
@@ -111,9 +111,11 @@ pub fn attach_as(request: &AttachRequest) {
     as_owner(table.owner, || {
         if let Some(present) = &replaced {
             triggers::drop(lock(present.entries).as_ref());
+            roster::triggers::drop(lock(present.devices).as_ref());
         }
         triggers::create(&entries.0, request);
-        execute("delete from busymate_stats.attachment", &[]);
+        roster::triggers::create(&devices.0, request);
+        forget_attachment();
         execute(
             "insert into busymate_stats.attachment
                 (entries, devices, entry_time, host, status, source, entry_device,
@@ -157,9 +159,22 @@ fn detach() {
     }
     as_owner(table.owner, || {
         triggers::drop(lock(present.entries).as_ref());
-        execute("delete from busymate_stats.attachment", &[]);
+        roster::triggers::drop(lock(present.devices).as_ref());
+        forget_attachment();
         execute("delete from public.service_stats", &[]);
     });
+}
+
+fn forget_attachment() {
+    execute("delete from busymate_stats.attachment", &[]);
+    if attachment::read(Seen::Latest).is_some() {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "the fleet was attached after this transaction took its snapshot",
+        )
+        .hint("Run it in a transaction of its own.")
+        .raise()
+    }
 }
 
 fn own_table() -> LockedRelation {

@@ -5,10 +5,13 @@
 
 use super::clock::Timestamp;
 use super::sealed::counts::Entry;
+use super::sealed::tally::class_of;
 use crate::pg::append::{Cell, append};
-use crate::pg::relation::{column_number, column_type};
+use crate::pg::relation::base_type;
 use crate::pg::scan::{Seen, find_relation, newest};
-use crate::pg::transition::{Transition, arguments};
+use crate::pg::slot::Slot;
+use crate::pg::thresholds;
+use crate::pg::transition::{Transition, named_column};
 use crate::torture::{Mutant, broken};
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::pg_sys;
@@ -28,6 +31,23 @@ pub fn threshold(seen: Seen) -> Option<(i64, Timestamp)> {
     newest(table, index, seen, |row| (row.int(1), row.timestamp(2)))
 }
 
+/// The threshold that a writer goes by: the one that is committed, whatever snapshot its statement has. Called once its
+/// rows are written, so that whoever looks for writers after a threshold was published finds those who read the one
+/// before.
+///
+/// One that cannot be read counts as the end of time, and as newer than whatever a reader may hold: too much written
+/// down is safe, too little never.
+pub fn threshold_now() -> (i64, Timestamp) {
+    if broken(Mutant::ThresholdOfStatement) {
+        return threshold(Seen::Statement).unwrap_or((i64::MAX, i64::MAX));
+    }
+    thresholds::published().or_else(|| threshold(Seen::Latest)).unwrap_or((i64::MAX, i64::MAX))
+}
+
+pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
+    kind == pg_sys::TIMESTAMPTZOID || base_type(kind) == pg_sys::TIMESTAMPTZOID
+}
+
 /// AFTER INSERT, UPDATE, DELETE and TRUNCATE on entries, by statement. Its arguments are the names of the columns that
 /// are counted: entry time, host, status, source, device.
 #[pg_trigger]
@@ -38,18 +58,14 @@ fn capture_change<'a>(
         mark("truncated");
         return Ok(None);
     }
-    let relation = trigger.relid()?;
-    let columns = arguments(trigger);
-    let time = columns.first().map_or(0, |name| column_number(relation, name));
-    if time <= 0 || column_type(relation, time) != pg_sys::TIMESTAMPTZOID {
+    let time = named_column(trigger, 0).filter(|(_, kind)| is_timestamptz(*kind));
+    let Some((time, _)) = time else {
         mark("entry time changed");
         return Ok(None);
-    }
-    let seen = if broken(Mutant::ThresholdOfStatement) { Seen::Statement } else { Seen::Latest };
-    // One that cannot be read counts as the end of time, and as newer than whatever a reader may hold: too much written
-    // down is safe, too little never.
-    let (gen_, threshold) = threshold(seen).unwrap_or((i64::MAX, i64::MAX));
-    let mut late = Late { gen_, threshold, time, relation, columns, numbers: None, pending: HashMap::new() };
+    };
+    let (gen_, threshold) = threshold_now();
+    let relation = trigger.relid()?;
+    let mut late = Late { gen_, threshold, time, relation, trigger, columns: None, pending: HashMap::new() };
     late.read(Transition::old(trigger), Transition::new(trigger));
     late.write();
     Ok(None)
@@ -63,29 +79,25 @@ pub fn mark(reason: &str) {
     }
 }
 
-/// A counted column: its number, 0 when it is gone, and its type.
-pub type Column = (i16, pg_sys::Oid);
+/// A counted column: its number and its type; `None` when it is gone.
+pub type Column = Option<(i16, pg_sys::Oid)>;
 
-/// Host, status, source and device of a relation; `names` are the arguments of its trigger.
-pub fn counted_columns(relation: pg_sys::Oid, names: &[String]) -> [Column; 4] {
+/// Host, status, source and device; `named` finds the column that an argument of the trigger names.
+pub fn counted_columns(named: impl Fn(usize) -> Column) -> [Column; 4] {
     std::array::from_fn(|place| {
-        let number = names.get(place + 1).map_or(0, |name| column_number(relation, name));
-        if number <= 0 {
+        let column = named(place + 1);
+        if column.is_none() {
             mark("column changed");
         }
-        (number, if number > 0 { column_type(relation, number) } else { pg_sys::InvalidOid })
+        column.map(|(number, kind)| (number, base_type(kind)))
     })
 }
 
 /// What is counted of a row.
-pub fn entry_of(
-    time: Timestamp,
-    numbers: &[Column; 4],
-    text: impl Fn(i16, pg_sys::Oid) -> Option<String>,
-) -> Entry {
-    let [host, status, source, device] = *numbers;
-    let text = |(number, kind): Column| if number > 0 { text(number, kind) } else { None };
-    let class = text(status).and_then(|status| status.parse().ok()).map_or(0, class_of);
+pub fn entry_of(time: Timestamp, columns: &[Column; 4], row: &Slot) -> Entry {
+    let [host, status, source, device] = *columns;
+    let text = |column: Column| column.and_then(|(number, kind)| row.text(number, kind));
+    let class = class_of(text(status).and_then(|status| status.parse().ok())) as i64;
     Entry {
         time,
         source: text(source).unwrap_or_else(|| "unknown".into()),
@@ -115,28 +127,28 @@ pub fn write_down<'a>(gen_: i64, relation: pg_sys::Oid, changes: impl Iterator<I
     append(table, rows);
 }
 
-struct Late {
+struct Late<'a> {
     gen_: i64,
     threshold: Timestamp,
     time: i16,
     relation: pg_sys::Oid,
-    columns: Vec<String>,
+    trigger: &'a PgTrigger<'a>,
     /// Of host, status, source, device: looked up when the first late row comes.
-    numbers: Option<[Column; 4]>,
+    columns: Option<[Column; 4]>,
     pending: HashMap<Entry, i64>,
 }
 
-impl Late {
+impl Late<'_> {
     /// Reads both tables side by side, so that an UPDATE that changes nothing counted cancels itself out as it goes.
     fn read(&mut self, mut old: Option<Transition>, mut new: Option<Transition>) {
         loop {
             let before = old.as_mut().is_some_and(Transition::next);
             let after = new.as_mut().is_some_and(Transition::next);
             if before && let Some(row) = &old {
-                self.take(row, -1);
+                self.take(row.row(), -1);
             }
             if after && let Some(row) = &new {
-                self.take(row, 1);
+                self.take(row.row(), 1);
             }
             if !before && !after {
                 return;
@@ -147,7 +159,7 @@ impl Late {
         }
     }
 
-    fn take(&mut self, row: &Transition, n: i64) {
+    fn take(&mut self, row: &Slot, n: i64) {
         // A null entry time is in no window, but in the total: it stands before every moment.
         let time = row.value(self.time).map_or(i64::MIN, |datum| datum.value() as i64);
         if time >= self.threshold {
@@ -158,10 +170,11 @@ impl Late {
         *sum += n;
     }
 
-    fn entry(&mut self, row: &Transition, time: Timestamp) -> Entry {
-        let (relation, columns) = (self.relation, &self.columns);
-        let numbers = self.numbers.get_or_insert_with(|| counted_columns(relation, columns));
-        entry_of(time, numbers, |number, kind| row.text(number, kind))
+    fn entry(&mut self, row: &Slot, time: Timestamp) -> Entry {
+        let trigger = self.trigger;
+        let columns =
+            self.columns.get_or_insert_with(|| counted_columns(|argument| named_column(trigger, argument)));
+        entry_of(time, columns, row)
     }
 
     fn write(&mut self) {
@@ -172,9 +185,4 @@ impl Late {
         write_down(self.gen_, self.relation, self.pending.iter().map(|(entry, n)| (entry, *n)));
         self.pending.clear();
     }
-}
-
-/// The class of a status, 1 to 5; 0 for one outside of 100 to 599.
-fn class_of(status: i64) -> i64 {
-    if (100..=599).contains(&status) { status / 100 } else { 0 }
 }

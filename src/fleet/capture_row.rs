@@ -6,14 +6,13 @@
 //! partition's lock, and it keeps both. Whoever looks for writers later finds it, and whoever looked before has committed
 //! the threshold that is read here.
 
-use super::capture::{Column, counted_columns, entry_of, mark, threshold, write_down};
+use super::capture::{Column, counted_columns, entry_of, is_timestamptz, mark, threshold_now, write_down};
 use super::clock::Timestamp;
 use super::sealed::counts::Entry;
 use crate::pg::relation::{column_number, column_type};
-use crate::pg::row_trigger::{Row, RowTrigger, on_row};
-use crate::pg::scan::Seen;
+use crate::pg::row_trigger::{RowTrigger, on_row};
+use crate::pg::slot::Slot;
 use crate::torture::{Mutant, broken};
-use pgrx::pg_sys;
 
 /// Has rows captured.
 pub fn register() {
@@ -28,7 +27,7 @@ struct Known {
     gen_: i64,
     threshold: Timestamp,
     /// Of host, status, source, device: looked up when the first late row comes.
-    numbers: Option<[Column; 4]>,
+    columns: Option<[Column; 4]>,
     /// Whether the statement has voided what is sealed, so that it need not write down any more.
     marked: bool,
 }
@@ -38,27 +37,32 @@ fn changed(trigger: &RowTrigger) {
     if known.marked {
         return;
     }
+    let void = |reason| {
+        mark(reason);
+        trigger.keep(Known { marked: true, ..known });
+    };
     if known.time == 0 {
-        known.marked = true;
-        return mark("entry time changed");
+        return void("entry time changed");
     }
     let late =
-        |row: &Row| row.value(known.time).map_or(i64::MIN, |datum| datum.value() as i64) < known.threshold;
-    let (old, new) = (trigger.old().filter(late), trigger.new().filter(late));
+        |row: &Slot| row.value(known.time).map_or(i64::MIN, |datum| datum.value() as i64) < known.threshold;
+    let (old, new) = (trigger.before().filter(late), trigger.after().filter(late));
     if old.is_none() && new.is_none() {
         return;
     }
     // A TRUNCATE later in this transaction would empty the file in place: nothing would tell that the rows are gone.
     if trigger.is_in_new_file() && !broken(Mutant::NewFileTrusted) {
-        known.marked = true;
-        return mark("written into a new partition");
+        return void("written into a new partition");
     }
-    let numbers =
-        *known.numbers.get_or_insert_with(|| counted_columns(trigger.relation(), &trigger.arguments()));
+    let columns = known.columns.unwrap_or_else(|| {
+        let columns = counted_columns(|argument| named(trigger, argument));
+        trigger.keep(Known { columns: Some(columns), ..known });
+        columns
+    });
     let (gen_, time) = (known.gen_, known.time);
-    let entry = |row: Row| {
+    let entry = |row: Slot| {
         let at = row.value(time).map_or(i64::MIN, |datum| datum.value() as i64);
-        entry_of(at, &numbers, |number, kind| row.text(number, kind))
+        entry_of(at, &columns, &row)
     };
     let (old, new): (Option<Entry>, Option<Entry>) = (old.map(entry), new.map(entry));
     if old != new {
@@ -67,12 +71,15 @@ fn changed(trigger: &RowTrigger) {
     }
 }
 
-fn look_up(trigger: &RowTrigger) -> Known {
+/// The column that an argument of the trigger names.
+fn named(trigger: &RowTrigger, argument: usize) -> Column {
     let relation = trigger.relation();
-    let number = trigger.arguments().first().map_or(0, |name| column_number(relation, name));
-    let time = if number > 0 && column_type(relation, number) == pg_sys::TIMESTAMPTZOID { number } else { 0 };
-    let seen = if broken(Mutant::ThresholdOfStatement) { Seen::Statement } else { Seen::Latest };
-    // One that cannot be read counts as the end of time: too much written down is safe, too little never.
-    let (gen_, threshold) = threshold(seen).unwrap_or((i64::MAX, i64::MAX));
-    Known { time, gen_, threshold, numbers: None, marked: false }
+    let number = trigger.arguments().get(argument).map_or(0, |name| column_number(relation, name));
+    (number > 0).then(|| (number, column_type(relation, number)))
+}
+
+fn look_up(trigger: &RowTrigger) -> Known {
+    let time = named(trigger, 0).filter(|(_, kind)| is_timestamptz(*kind));
+    let (gen_, threshold) = threshold_now();
+    Known { time: time.map_or(0, |(number, _)| number), gen_, threshold, columns: None, marked: false }
 }

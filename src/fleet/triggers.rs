@@ -5,6 +5,8 @@ use super::capture;
 use super::sealed::state::{ROW_FUNCTION, ROW_TRIGGER, TRIGGER_FUNCTION, TRIGGERS};
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::LockedRelation;
+use crate::pg::scan::Seen;
+use crate::pg::thresholds;
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
 
@@ -18,8 +20,7 @@ const EVENTS: [&str; 4] = [
 
 /// Makes the triggers, where the relation can have them. They go with the extension, not with CASCADE.
 pub fn create(entries: &LockedRelation, fleet: &Attachment) {
-    let arguments: Vec<String> =
-        fleet.counted_columns().into_iter().map(|name| quote_literal(name)).collect();
+    let arguments: Vec<String> = fleet.counted_columns().into_iter().map(quote_literal).collect();
     let arguments = arguments.join(", ");
     match entries.kind {
         b'r' => {
@@ -102,14 +103,9 @@ pub fn drop(entries: Option<&LockedRelation>) {
     }
     // A snapshot that is older than this transaction's work may have left rows: whoever seals next begins anew.
     capture::mark("detached");
-    // A generation of its own: a look that was taken for the last one says nothing about this relation.
-    execute(
-        "insert into busymate_stats.capture select max(gen) + 1, '-infinity' from busymate_stats.capture",
-        &[],
-    );
-    execute(
-        "delete from busymate_stats.capture
-          where gen < (select max(gen) from busymate_stats.capture)",
-        &[],
-    );
+    thresholds::forget();
+    // A generation of its own: a look that was taken for the last one says nothing about this relation. The latest, for
+    // the transaction's snapshot may be older than a tick of the sealer.
+    let next = Param::Int(capture::threshold(Seen::Latest).map_or(0, |(gen_, _)| gen_) + 1);
+    execute("insert into busymate_stats.capture values ($1, '-infinity')", &[next]);
 }

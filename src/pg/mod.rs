@@ -5,6 +5,7 @@
 pub mod append;
 pub mod argument;
 pub mod background;
+pub mod catalog;
 pub mod databases;
 pub mod identity;
 pub mod invalidation;
@@ -12,11 +13,17 @@ pub mod json;
 pub mod jsonb;
 pub mod partition;
 pub mod query;
+pub mod question;
+pub mod range;
 pub mod relation;
+pub mod row_change;
 pub mod row_trigger;
 pub mod scan;
 pub mod setting;
+mod setting_place;
 pub mod shared;
+pub mod slot;
+pub mod thresholds;
 pub mod transaction;
 pub mod transition;
 

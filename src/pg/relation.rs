@@ -50,6 +50,13 @@ pub fn lock(relation: pg_sys::Oid) -> Option<LockedRelation> {
     }
 }
 
+/// Whether `role` may read every column of a relation that is locked.
+pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: syscache look-ups for a relation that is there.
+    let found = unsafe { pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT as pg_sys::AclMode) };
+    found == pg_sys::AclResult::ACLCHECK_OK
+}
+
 /// The type behind a domain, however deep; any other type is its own.
 pub fn base_type(of: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a syscache look-up inside a transaction; raises when the type is gone.
@@ -116,6 +123,18 @@ fn attribute<R>(
     opened.tuple_desc().get(number as usize - 1).map(read)
 }
 
+/// About how many rows a locked table has, as the planner guesses: also where nobody has analyzed it yet.
+pub fn about_rows(relation: pg_sys::Oid) -> i64 {
+    // SAFETY: the relation is locked and a table, as the function asks; without an array of widths it guesses those too.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
+        pg_sys::estimate_rel_size(opened, std::ptr::null_mut(), &mut pages, &mut rows, &mut visible);
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        rows as i64
+    }
+}
+
 /// Whether a column of a locked relation is NOT NULL.
 pub fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
     attribute(relation, number, |attribute| attribute.attnotnull).unwrap_or(false)
@@ -138,9 +157,17 @@ pub struct TriggerState {
     pub always: bool,
     /// Whether it fires for every row or statement of its kind: no WHEN, no list of columns.
     pub unconditional: bool,
+    /// Whether it fires after each row that is inserted, updated or deleted.
+    pub fires_after_each_row: bool,
     /// What it was made with.
     pub arguments: Vec<String>,
 }
+
+/// `tgtype` of AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
+const AFTER_EACH_ROW: u32 = pg_sys::TRIGGER_TYPE_ROW
+    | pg_sys::TRIGGER_TYPE_INSERT
+    | pg_sys::TRIGGER_TYPE_UPDATE
+    | pg_sys::TRIGGER_TYPE_DELETE;
 
 /// The triggers of a relation that is locked.
 pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
@@ -169,6 +196,7 @@ pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
                     name: name.into_owned(),
                     function: format!("{schema}.{function}"),
                     always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
+                    fires_after_each_row: trigger.tgtype as u32 == AFTER_EACH_ROW,
                     unconditional: trigger.tgnattr == 0 && trigger.tgqual.is_null(),
                     arguments: (0..count).map(argument).collect(),
                 });

@@ -1,6 +1,6 @@
 //! The trigger that fires for each row, as near to PostgreSQL as it goes: what it costs, every row of a COPY pays.
 
-use super::transition::{slot_text, slot_value};
+use super::slot::Slot;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -14,10 +14,6 @@ pub struct RowTrigger {
     data: *mut pg_sys::TriggerData,
     call: *mut pg_sys::FmgrInfo,
 }
-
-/// A row as it was or as it is.
-#[derive(Clone, Copy)]
-pub struct Row(*mut pg_sys::TupleTableSlot);
 
 static ON_ROW: OnceLock<fn(&RowTrigger)> = OnceLock::new();
 
@@ -69,17 +65,20 @@ impl RowTrigger {
     }
 
     /// The row before an UPDATE or DELETE.
-    pub fn old(&self) -> Option<Row> {
-        (self.event() != pg_sys::TRIGGER_EVENT_INSERT).then(|| Row(self.data().tg_trigslot))
+    pub fn before(&self) -> Option<Slot> {
+        // SAFETY: the trigger manager's slot holds the row while the trigger runs.
+        (self.event() != pg_sys::TRIGGER_EVENT_INSERT).then(|| unsafe { Slot::new(self.data().tg_trigslot) })
     }
 
     /// The row after an INSERT or UPDATE.
-    pub fn new(&self) -> Option<Row> {
-        match self.event() {
-            pg_sys::TRIGGER_EVENT_INSERT => Some(Row(self.data().tg_trigslot)),
-            pg_sys::TRIGGER_EVENT_UPDATE => Some(Row(self.data().tg_newslot)),
-            _ => None,
-        }
+    pub fn after(&self) -> Option<Slot> {
+        let slot = match self.event() {
+            pg_sys::TRIGGER_EVENT_INSERT => self.data().tg_trigslot,
+            pg_sys::TRIGGER_EVENT_UPDATE => self.data().tg_newslot,
+            _ => return None,
+        };
+        // SAFETY: as above.
+        Some(unsafe { Slot::new(slot) })
     }
 
     /// The relation that holds the row: a partition.
@@ -113,33 +112,29 @@ impl RowTrigger {
     }
 
     /// What is kept from the first firing on, for this relation and as long as the statement runs.
-    pub fn kept<T: Copy>(&self, first: impl FnOnce() -> T) -> &mut T {
-        // SAFETY: fn_extra is this function's own, null or made here, with the one type that the one caller keeps; it
-        // lies in the memory that the function manager gives such things, which lives as long as the call's description.
-        // A firing does not nest in itself, so nobody else holds the reference.
+    pub fn kept<T: Copy>(&self, first: impl FnOnce() -> T) -> T {
+        // SAFETY: fn_extra is this function's own, null or made by `keep`, with the one type that the one caller keeps.
+        unsafe {
+            let kept = (*self.call).fn_extra.cast::<T>();
+            if !kept.is_null() {
+                return *kept;
+            }
+        }
+        let value = first();
+        self.keep(value);
+        value
+    }
+
+    /// Keeps another value in its place.
+    pub fn keep<T: Copy>(&self, value: T) {
+        // SAFETY: as in `kept`; the value lies in the memory that the function manager gives such things, which lives as
+        // long as the call's description.
         unsafe {
             let call = &mut *self.call;
             if call.fn_extra.is_null() {
-                let value = first();
-                let place: *mut T = pg_sys::MemoryContextAlloc(call.fn_mcxt, size_of::<T>()).cast();
-                place.write(value);
-                call.fn_extra = place.cast();
+                call.fn_extra = pg_sys::MemoryContextAlloc(call.fn_mcxt, size_of::<T>());
             }
-            &mut *call.fn_extra.cast::<T>()
+            call.fn_extra.cast::<T>().write(value);
         }
-    }
-}
-
-impl Row {
-    /// A column by its number; `None` when null.
-    pub fn value(self, number: i16) -> Option<pg_sys::Datum> {
-        // SAFETY: the trigger manager's slot holds the row while the trigger runs; the number is one of the relation's.
-        unsafe { slot_value(self.0, number) }
-    }
-
-    /// A column as text, by its type's output function.
-    pub fn text(self, number: i16, type_oid: pg_sys::Oid) -> Option<String> {
-        // SAFETY: as above.
-        unsafe { slot_text(self.0, number, type_oid) }
     }
 }

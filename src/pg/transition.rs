@@ -1,5 +1,6 @@
 //! The rows that a statement has changed, as its AFTER STATEMENT trigger finds them in the transition tables.
 
+use super::slot::Slot;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -7,7 +8,7 @@ use std::ffi::CStr;
 /// One of a statement's transition tables, read from the beginning.
 pub struct Transition {
     store: *mut pg_sys::Tuplestorestate,
-    slot: *mut pg_sys::TupleTableSlot,
+    slot: Slot,
 }
 
 impl Transition {
@@ -34,79 +35,47 @@ impl Transition {
             pg_sys::tuplestore_rescan(store);
             let description = (*data.tg_relation).rd_att;
             let slot = pg_sys::MakeSingleTupleTableSlot(description, &raw const pg_sys::TTSOpsMinimalTuple);
-            Some(Self { store, slot })
+            Some(Self { store, slot: Slot::new(slot) })
         }
     }
 
     /// Steps to the next row; false at the end.
     pub fn next(&mut self) -> bool {
         // SAFETY: store and slot belong together, and the trigger manager keeps the store while the trigger runs.
-        unsafe { pg_sys::tuplestore_gettupleslot(self.store, true, false, self.slot) }
+        unsafe { pg_sys::tuplestore_gettupleslot(self.store, true, false, self.slot.as_ptr()) }
     }
 
-    /// A column of the current row by its number; `None` when null.
-    pub fn value(&self, number: i16) -> Option<pg_sys::Datum> {
-        // SAFETY: called after `next` gave true, with a number of the relation's.
-        unsafe { slot_value(self.slot, number) }
+    /// The current row; called after `next` gave true.
+    pub fn row(&self) -> &Slot {
+        &self.slot
     }
-
-    /// A column as text, by its type's output function.
-    pub fn text(&self, number: i16, type_oid: pg_sys::Oid) -> Option<String> {
-        // SAFETY: as above.
-        unsafe { slot_text(self.slot, number, type_oid) }
-    }
-}
-
-/// A column of the row in a slot; `None` when null.
-///
-/// # Safety
-/// The slot holds a row, and its relation has a column of that number.
-pub unsafe fn slot_value(slot: *mut pg_sys::TupleTableSlot, number: i16) -> Option<pg_sys::Datum> {
-    // SAFETY: by the caller's promise; the attributes up to the number are taken apart before the arrays are read.
-    unsafe {
-        if (*slot).tts_nvalid < number {
-            pg_sys::slot_getsomeattrs_int(slot, i32::from(number));
-        }
-        let place = number as usize - 1;
-        let slot = &*slot;
-        (!*slot.tts_isnull.add(place)).then(|| *slot.tts_values.add(place))
-    }
-}
-
-/// A column of the row in a slot as text, by its type's output function.
-///
-/// # Safety
-/// As [`slot_value`], and the column is of that type.
-pub unsafe fn slot_text(
-    slot: *mut pg_sys::TupleTableSlot,
-    number: i16,
-    type_oid: pg_sys::Oid,
-) -> Option<String> {
-    // SAFETY: by the caller's promise.
-    unsafe { slot_value(slot, number) }.map(|datum| {
-        if type_oid == pg_sys::TEXTOID || type_oid == pg_sys::VARCHAROID {
-            // SAFETY: a non-null datum of a text type.
-            let bytes = unsafe { super::scan::text_bytes(datum) };
-            return String::from_utf8_lossy(&bytes).into_owned();
-        }
-        let mut output = pg_sys::InvalidOid;
-        let mut is_varlena = false;
-        // SAFETY: the datum is of this type, and the output function's string is NUL-terminated.
-        unsafe {
-            pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
-            let text = pg_sys::OidOutputFunctionCall(output, datum);
-            CStr::from_ptr(text).to_string_lossy().into_owned()
-        }
-    })
 }
 
 impl Drop for Transition {
     fn drop(&mut self) {
         // SAFETY: made in `read`, dropped once.
-        unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot) };
+        unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot.as_ptr()) };
     }
 }
 
+/// The column that a trigger's argument names, counted from 0: its number in the changed relation, and its type, a
+/// domain not resolved. `None` when there is no such argument or column.
+pub fn named_column(trigger: &PgTrigger, argument: usize) -> Option<(i16, pg_sys::Oid)> {
+    let definition = trigger.trigger();
+    if argument >= usize::try_from(definition.tgnargs).unwrap_or(0) {
+        return None;
+    }
+    // SAFETY: tgargs holds tgnargs strings that end with NUL, as names of columns do. The relation stays open while its
+    // trigger runs, and its descriptor with it.
+    unsafe {
+        let name = CStr::from_ptr(*definition.tgargs.add(argument));
+        let description = pgrx::PgTupleDesc::from_pg_unchecked((*trigger.trigger_data().tg_relation).rd_att);
+        description
+            .iter()
+            .find(|column| !column.attisdropped && CStr::from_ptr(column.attname.data.as_ptr()) == name)
+            .map(|column| (column.attnum, column.atttypid))
+    }
+}
 /// The arguments that a trigger was made with.
 pub fn arguments(trigger: &PgTrigger) -> Vec<String> {
     let trigger = trigger.trigger();

@@ -12,6 +12,8 @@ pub enum Mutant {
     LookInSnapshot,
     /// A writer reads the threshold under its statement's snapshot.
     ThresholdOfStatement,
+    /// The look for writers comes before the threshold is published, for all that is published after the first.
+    ThresholdUnpublished,
     /// A reader looks for a rebuild and for markers under its own snapshot only.
     RebuildOfStatement,
     /// The relation's file is no part of what a state holds for.
@@ -42,12 +44,26 @@ pub enum Mutant {
     GoneLeafNotIgnored,
     /// The sealer looks for writers on the root alone.
     LeafWritersUnseen,
+    /// The roster's sealer does not wait for those who were writing.
+    RosterNoDrain,
+    /// The roster's sealer looks who is writing after it has taken its snapshot.
+    RosterLookInSnapshot,
+    /// A writer of devices keeps the threshold that it has read once.
+    RosterThresholdKept,
+    /// The devices' file is no part of what was counted for.
+    RosterFileUnseen,
+    /// Whether the trigger on devices was disabled meanwhile is no part of what was counted for.
+    RosterTriggerUnseen,
+    /// A reader takes a moment that the count does not tell apart for one that it does.
+    RosterMomentUnchecked,
+    /// A reader leaves out what has changed since the count.
+    RosterChangesForgotten,
 }
 
 #[cfg(feature = "torture")]
 mod hooks;
 #[cfg(feature = "torture")]
-pub use hooks::{broken, note_way, register};
+pub use hooks::{broken, clock, note_roster_way, note_way, register};
 
 #[cfg(not(feature = "torture"))]
 mod hooks {
@@ -58,11 +74,19 @@ mod hooks {
         false
     }
 
+    /// The clock that the sealer goes by.
+    pub fn clock() -> i64 {
+        pgrx::datetime::clock_timestamp().into_inner()
+    }
+
     /// Remembers which way an answer was come by: nobody asks.
     pub fn note_way<T>(_: &Result<T, String>) {}
+
+    /// The same of how the devices' figures were come by.
+    pub fn note_roster_way<E>(_: &Result<(), E>) {}
 
     /// Defines the torture's settings: there are none.
     pub fn register() {}
 }
 #[cfg(not(feature = "torture"))]
-pub use hooks::{broken, note_way, register};
+pub use hooks::{broken, clock, note_roster_way, note_way, register};

@@ -1,10 +1,13 @@
 //! A tick of the sealer: short transactions, one after the other.
 
 use super::outcome::Outcome;
+use super::roster;
 use crate::feed;
+use crate::fleet::sealed::progress::progress;
 use crate::fleet::sealed::sealer::{self, Ground, Step, Stride};
 use crate::pg::background::{self, override_setting};
-use crate::pg::transaction::{Failure, attempt, prepared_transaction};
+use crate::pg::transaction::{Failure, attempt, prepared_transaction, transaction};
+use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
 /// How long a backlog is worked on before the worker's slot is given up to others for a moment.
@@ -21,7 +24,9 @@ pub fn run() -> Outcome {
         Step::Waits(reason) => Some(reason),
         Step::Moved | Step::Done => None,
     });
-    if note(&result) { Outcome::Done } else { Outcome::SteppedAside }
+    let noted = note(&result);
+    let counted = roster::run();
+    if noted && counted { Outcome::Done } else { Outcome::SteppedAside }
 }
 
 /// First what is pending. When nothing is, a new threshold, the look for its writers, and once more: where nobody was
@@ -45,7 +50,13 @@ fn seal_all() -> Result<Step, Failure> {
     let mut stride = Stride::new();
     loop {
         let step = on_ground(|ground| ground.seal(&mut stride))?;
-        if step != Step::Moved || started.elapsed() > LIMIT {
+        if step != Step::Moved {
+            return Ok(step);
+        }
+        if started.elapsed() > LIMIT {
+            if let Some(progress) = transaction(progress) {
+                log!("busymate_stats counts the entries, {progress}");
+            }
             return Ok(step);
         }
         if kept.elapsed() > PROGRESS {

@@ -111,3 +111,14 @@ pub fn logged(cluster: &Cluster, text: &str) -> usize {
 pub fn report(figure: &str) {
     let _ = writeln!(std::io::stderr(), "    {figure}");
 }
+
+/// Awaits that the worker has sealed all that it may, and nothing stands in its way.
+#[track_caller]
+pub fn wait_for_seal(client: &mut Client) {
+    eventually("the worker has sealed", || (seal(client, "sealed")? == "true").then_some(()));
+}
+
+/// A field of the detail that `health` shows of the seal, as text.
+pub fn seal(client: &mut Client, field: &str) -> Option<String> {
+    value(client, &format!("select detail ->> '{field}' from busymate_stats.health where feed = 'seal'"))
+}

@@ -1,4 +1,5 @@
 //! A fleet whose sealer is led step by step.
+#![allow(dead_code)] // Each test file uses its part.
 
 #[path = "../torture/schema.rs"]
 mod schema;

@@ -11,7 +11,7 @@ begin
     at := busymate_stats.stats_at(t);
     plain := busymate_stats.stats_recomputed(t);
     if at is distinct from plain then
-        raise exception using errcode = 'BM001', message = format('inside a statement: %s is not %s', at, plain);
+        raise exception using errcode = 'BM001', message = format('inside a statement: sealed %s, plain %s', at, plain);
     end if;
     return true;
 end

@@ -54,6 +54,9 @@ impl Default for Plan {
     }
 }
 
+/// How many of a thousand steps set the clock.
+const CLOCK_STEPS: usize = 2;
+
 /// A difference, or a user who had to wait: what must never be.
 pub type Finding = String;
 
@@ -159,7 +162,9 @@ impl<'a> Rig<'a> {
                 &[],
             )
             .unwrap();
-        self.known = Known { now: row.get(0), boundary: row.get(1), threshold: row.get(2) };
+        let clock_step = self.known.clock_step;
+        let now = row.get::<_, i64>(0) + i64::from(clock_step) * 1000;
+        self.known = Known { now, clock_step, boundary: row.get(1), threshold: row.get(2) };
     }
 
     /// One step, and the comparisons after it.
@@ -170,6 +175,8 @@ impl<'a> Rig<'a> {
             self.ddl()?;
         } else if place < self.plan.ddl + self.plan.disasters {
             self.disaster();
+        } else if place < self.plan.ddl + self.plan.disasters + CLOCK_STEPS {
+            self.step_the_clock();
         } else {
             match self.chance.below(100) {
                 0 => self.settle_prepared()?,
@@ -180,6 +187,16 @@ impl<'a> Rig<'a> {
             }
         }
         self.compare()
+    }
+
+    /// The sealers' clock, that of the worker too, is set ahead or back; entries and questions go by it.
+    fn step_the_clock(&mut self) {
+        let step = moments::clock_step(&mut self.chance, self.known.clock_step);
+        self.known.clock_step = step;
+        self.note("clock", &format!("{step} ms"));
+        let database = &self.database;
+        let setting = format!("alter database {database} set busymate_stats.clock_step = {step}");
+        self.observer.batch_execute(&setting).unwrap();
     }
 
     fn change_crowd(&mut self) -> Result<(), Finding> {

@@ -10,6 +10,7 @@ const STRIDES: [i64; 5] = [600_000_000, 3_600_000_000, 86_400_000_000, 40 * 86_4
 
 /// What a worker's transaction does before its snapshot, and the snapshot.
 const BEGIN: &str = "begin isolation level repeatable read;
+    set local busymate_stats.clock_step = {clock};
     lock table busymate_stats.seal_state in share update exclusive mode nowait;
     lock table public.entries in access share mode nowait;
     select 1";
@@ -63,7 +64,8 @@ impl Rig<'_> {
 
     fn begin_step(&mut self, place: usize) {
         let sealer = &mut self.sealers[place];
-        match sealer.client.batch_execute(BEGIN) {
+        let begin = BEGIN.replace("{clock}", &self.known.clock_step.to_string());
+        match sealer.client.batch_execute(&begin) {
             Ok(()) => sealer.stage = Stage::Begun,
             Err(_) => self.give_up(place),
         }

@@ -5,9 +5,13 @@
 //! (`capture`, next door). What decides is pure: `window`, `counts`, `toplist`.
 
 pub mod counts;
+mod few;
+mod late;
+pub mod progress;
 pub mod reader;
 mod rows;
 pub mod sealer;
 pub mod state;
+pub mod tally;
 pub mod toplist;
 pub mod window;

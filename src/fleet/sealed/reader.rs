@@ -2,10 +2,10 @@
 //! for. All under the caller's own snapshot, whatever it is.
 
 use super::counts::{Changes, Counts, Entry, add};
-use super::rows::Rows;
-use super::sealer::late_changes;
-use super::state::{State, load_keys, marker};
-use super::toplist::{TopList, top_of};
+use super::few::FewRows;
+use super::late::late_changes;
+use super::state::{Prepared, State, load_keys, marker};
+use super::toplist::{Ranking, TopList, top_of};
 use super::window::{Interval, corrections};
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
@@ -30,15 +30,16 @@ pub fn read_entries(
     figures: &mut Figures,
 ) -> Result<Vec<Count>, String> {
     let shape = shape(entries, fleet)?;
-    let state = usable_state(&shape, entries)?;
+    let prepared = usable_state(&shape, entries)?;
+    let state = &prepared.state;
     let as_of = figures.as_of;
     if as_of.abs_diff(state.boundary) > NEAR {
         return Err("the moment asked for is far from what is sealed".into());
     }
     let own = own_tables_owner()?;
-    let changes = changes_since(&state, &shape, fleet, entries, own, as_of);
+    let changes = changes_since(state, &shape, fleet, entries, as_of);
 
-    figures.total_entries = shape.total(&state) + changes.total;
+    figures.total_entries = shape.total(state) + changes.total;
     figures.entries_24h = state.last_day + changes.day;
     figures.entries_1h = state.last_hour + changes.hour;
     figures.sources = counts(top_of(&sum(&state.maps.sources, &changes.sources), MIX_KEYS as usize));
@@ -49,8 +50,8 @@ pub fn read_entries(
         .collect();
 
     let n = settings::top_n() as usize;
-    let hosts = top(&state.maps.hosts, n, &changes.hosts, || keys_at(&state, own).hosts.clone());
-    let devices = top(&state.maps.devices, n, &changes.devices, || keys_at(&state, own).devices.clone());
+    let hosts = top(&prepared.hosts, n, &changes.hosts, || keys_at(state, own).hosts.clone());
+    let devices = top(&prepared.devices, n, &changes.devices, || keys_at(state, own).devices.clone());
     figures.top_domains = counts(hosts);
     if !shape.still_holds() {
         return Err("partitions have changed meanwhile".into());
@@ -59,7 +60,7 @@ pub fn read_entries(
 }
 
 /// The newest state that this snapshot sees, if what it counts still holds.
-fn usable_state(shape: &Shape, entries: &LockedRelation) -> Result<State, String> {
+fn usable_state(shape: &Shape, entries: &LockedRelation) -> Result<Rc<Prepared>, String> {
     // A trigger, or a function that a statement calls, may see rows of that statement, whose changes are not written
     // down yet.
     let inside = trigger_depth() > 0 || is_being_changed_here(entries.oid) || shape.is_being_changed_here();
@@ -77,7 +78,8 @@ fn usable_state(shape: &Shape, entries: &LockedRelation) -> Result<State, String
     if let Some(reason) = markers.iter().find_map(|seen| marker(*seen)) {
         return Err(reason);
     }
-    let state = State::newest(Seen::Statement).ok_or("nothing is sealed yet")?;
+    let prepared = Prepared::newest(Seen::Statement).ok_or("nothing is sealed yet")?;
+    let state = &prepared.state;
     let latest = if broken(Mutant::RebuildOfStatement) { Seen::Statement } else { Seen::Latest };
     if State::number_and_epoch(latest).map(|(_, epoch)| epoch) != Some(state.epoch) {
         return Err("everything was counted anew since this snapshot".into());
@@ -86,9 +88,9 @@ fn usable_state(shape: &Shape, entries: &LockedRelation) -> Result<State, String
         return Err("entries are being counted".into());
     }
     if !broken(Mutant::FingerprintUnseen) {
-        shape.agrees_with(&state)?;
+        shape.agrees_with(state)?;
     }
-    Ok(state)
+    Ok(prepared)
 }
 
 fn own_tables_owner() -> Result<pg_sys::Oid, String> {
@@ -101,28 +103,27 @@ fn changes_since(
     shape: &Shape,
     fleet: &Attachment,
     entries: &LockedRelation,
-    own: pg_sys::Oid,
     as_of: Timestamp,
 ) -> Changes {
     let mut changes = Changes::default();
     let (day, hour) = (state.day(), state.hour());
-    for (entry, n, relation) in as_owner(own, || late_changes_for(state)) {
+    for (entry, n, relation) in late_changes_for(state) {
         if shape.counts(relation) {
             changes.count_late(&entry, n, day, hour);
         }
     }
-    as_owner(entries.owner, || {
-        let rows = Rows::of(&entries.name, fleet);
+    let rows = FewRows::of(entries, fleet);
+    rows.read(|| {
         let entered = Interval { from: state.boundary, to: as_of + 1 };
         let mut count = 0;
+        let mut tallies = rows.tallies();
         for one in corrections(day, Interval::answer(as_of, DAY)) {
-            rows.each(one.rows, |entry| {
-                changes.count_into_day(&entry, one.weight);
-                if one.rows == entered {
-                    count += 1;
-                }
-            });
+            let found = rows.tally(one.rows, one.weight, &mut tallies);
+            if one.rows == entered {
+                count = found;
+            }
         }
+        tallies.add_to(&mut changes);
         for one in corrections(hour, Interval::answer(as_of, HOUR)) {
             changes.hour += one.weight * if one.rows == entered { count } else { rows.count(one.rows) };
         }
@@ -151,10 +152,7 @@ fn sum(sealed: &Counts, changes: &Counts) -> Counts {
 }
 
 /// A top list: from the list where it can tell, else with every key at hand.
-fn top(list: &TopList, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllKeys>) -> Vec<(String, i64)> {
-    if broken(Mutant::LimitIgnored) {
-        return list.top_of_listed(n, changes);
-    }
+fn top(list: &Ranking, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllKeys>) -> Vec<(String, i64)> {
     list.top(n, changes, None).unwrap_or_else(|| {
         let all = all();
         let known = all.list.top(n, changes, Some(&all.counts));
@@ -165,7 +163,7 @@ fn top(list: &TopList, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllK
 /// Every key of hosts or of devices in one version of the state, and the list made of them.
 struct AllKeys {
     counts: Counts,
-    list: TopList,
+    list: Ranking,
 }
 
 struct KeysAt {
@@ -191,7 +189,7 @@ fn keys_at(state: &State, own: pg_sys::Oid) -> Rc<KeysAt> {
     }
     let keys = as_owner(own, || load_keys(state.version).0);
     let count = keys.hosts.len() + keys.devices.len();
-    let all = |counts: Counts| Rc::new(AllKeys { list: TopList::of(&counts), counts });
+    let all = |counts: Counts| Rc::new(AllKeys { list: Ranking::of(TopList::of(&counts)), counts });
     let read = Rc::new(KeysAt { of, hosts: all(keys.hosts), devices: all(keys.devices) });
     KEYS.set((count <= KEPT_KEYS).then(|| Rc::clone(&read)));
     read

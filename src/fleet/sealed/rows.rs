@@ -1,16 +1,19 @@
-//! Reading entries by their time, as their owner. Every query has the interval's ends as its only parameters, so that
-//! a backend plans each once.
+//! Reading entries by their time with SQL, as their owner. Every query has the interval's ends as its only parameters,
+//! so that a backend plans each once.
 
-use super::counts::{Changes, Entry, add};
+use super::counts::{Changes, add};
 use super::window::Interval;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::Timestamp;
-use crate::pg::query::{Param, Row, select, select_planned};
+use crate::pg::query::{Param, select, select_planned};
+use crate::pg::relation::LockedRelation;
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
 /// The queries over one relation of entries.
 pub struct Rows {
+    /// Whose rights they run with.
+    pub owner: pg_sys::Oid,
     relation: String,
     time: String,
     values: String,
@@ -20,9 +23,21 @@ fn ends(interval: Interval) -> [Param<'static>; 2] {
     [Param::Timestamp(interval.from), Param::Timestamp(interval.to)]
 }
 
+/// A row as it is counted.
+pub struct Values<'a> {
+    /// Its source; `None` when null.
+    pub source: Option<&'a str>,
+    /// Its status class, 0 to 5.
+    pub class: usize,
+    /// Its host.
+    pub host: Option<&'a str>,
+    /// Its device.
+    pub device: Option<&'a str>,
+}
+
 impl Rows {
-    /// The queries over `relation`, a quoted name.
-    pub fn of(relation: &str, fleet: &Attachment) -> Self {
+    /// The queries over `entries`.
+    pub fn of(entries: &LockedRelation, fleet: &Attachment) -> Self {
         let [time, host, status, source, device] =
             [&fleet.entry_time, &fleet.host, &fleet.status, &fleet.source, &fleet.entry_device]
                 .map(quote_identifier);
@@ -31,7 +46,7 @@ impl Rows {
              case when {status} between 100 and 599 then {status} / 100 else 0 end::int8 as class,
              {host}::text collate \"C\" as host, {device}::text collate \"C\" as device"
         );
-        Self { relation: relation.to_owned(), time, values }
+        Self { owner: entries.owner, relation: entries.name.clone(), time, values }
     }
 
     fn within(&self) -> String {
@@ -64,15 +79,15 @@ impl Rows {
     }
 
     /// Hands over each row of an interval: for few rows.
-    pub fn each(&self, interval: Interval, mut each: impl FnMut(Entry)) {
-        let sql = format!("select {}, {} {}", self.time, self.values, self.within());
-        select_planned(&sql, &ends(interval), |row: &Row| {
-            each(Entry {
-                time: row.timestamp(1),
-                source: row.text(2).unwrap_or_default(),
-                class: row.int(3),
-                host: row.text(4),
-                device: row.text(5),
+    pub fn each(&self, interval: Interval, mut each: impl FnMut(Values)) {
+        let sql = format!("select {} {}", self.values, self.within());
+        select_planned(&sql, &ends(interval), |row| {
+            let (source, host, device) = (row.text(1), row.text(3), row.text(4));
+            each(Values {
+                source: source.as_deref(),
+                class: usize::try_from(row.int(2)).unwrap_or(0),
+                host: host.as_deref(),
+                device: device.as_deref(),
             });
         });
     }

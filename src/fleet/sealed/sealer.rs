@@ -3,7 +3,9 @@
 //!
 //! `docs/architecture.md` argues why what comes out is exact.
 
-use super::counts::{Changes, Entry, KeyCounts};
+use super::counts::{Changes, KeyCounts};
+use super::late::late_changes;
+use super::progress::{still_to_count, still_writing};
 use super::rows::Rows;
 use super::state::{self, NEVER, State, load_keys, store_keys};
 use super::toplist::TopList;
@@ -13,12 +15,14 @@ use crate::fleet::capture;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::fleet::tree::{Leaves, Shape, members, shape_now};
 use crate::pg::identity::as_owner;
-use crate::pg::query::{Param, execute, select, select_one, select_planned};
+use crate::pg::query::{Param, execute, select, select_one};
 use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::{Seen, find_relation};
+use crate::pg::thresholds;
 use crate::settings;
-use crate::torture::{Mutant, broken};
+use crate::torture::{self, Mutant, broken};
 use pgrx::pg_sys;
+use pgrx::prelude::*;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -81,10 +85,13 @@ pub struct Ground {
 impl Ground {
     /// Nothing of it waits. `Err` says why it cannot be had.
     pub fn take() -> Result<Self, Step> {
+        let ours = |table| find_relation("busymate_stats", table);
+        if !ours("attachment").is_some_and(lock_for_reading_now) {
+            return Err(Step::Waits("tables of the extension are locked".into()));
+        }
         let Some(fleet) = attachment::read(Seen::Latest) else {
             return Err(Step::Done);
         };
-        let ours = |table| find_relation("busymate_stats", table);
         if !ours("seal_state").is_some_and(lock_alone_now) {
             return Err(Step::Waits("another sealer is at work".into()));
         }
@@ -134,11 +141,19 @@ impl Ground {
         let present = State::newest(Seen::Statement);
         let (version, epoch) = State::number_and_epoch(Seen::Statement).unwrap_or((0, 0));
         let version = version + 1;
-        let void = state::marker(Seen::Statement).is_some();
+        let void = state::marker(Seen::Statement);
         let present = match present {
-            Some(present) if !void && shape.agrees_with(&present).is_ok() => present,
-            _ => {
-                start_anew(version, epoch + 1, gen_, threshold, shape);
+            Some(present) if void.is_none() && shape.agrees_with(&present).is_ok() => present,
+            present => {
+                let unlike = present.map(|_| "the relation has changed".to_owned());
+                let reason = void.or(unlike).unwrap_or_else(|| "nothing is sealed yet".into());
+                let mut fresh = State::nothing(version, epoch + 1, gen_, threshold, shape.print.clone());
+                fresh.maps.leaves = shape.leaves(&Leaves::new());
+                log!(
+                    "busymate_stats counts the entries, {}: {reason}",
+                    still_to_count(&self.entries, &fresh)
+                );
+                start_anew(&fresh);
                 return Step::Moved;
             }
         };
@@ -151,13 +166,18 @@ impl Ground {
 
     fn seal_chunk(&self, shape: &Shape, mut state: State, goal: Timestamp, stride: &mut Stride) -> Step {
         let started = Instant::now();
+        let was_complete = state.boundary == goal && goal != NEVER;
         let chunk = Chunk::count(self, shape, &state, goal, stride);
         // PostgreSQL lets partitions be attached under this step's locks: what has been read is neither with nor without.
         if !shape.still_holds() {
             return Step::Waits("partitions are changing".into());
         }
         let end = Param::Timestamp(chunk.end);
-        execute("delete from busymate_stats.late_changes where entry_time < $1", &[end]);
+        // Every generation, but by the index: after a flood of late changes the table is large and nearly empty.
+        execute(
+            "delete from busymate_stats.late_changes where gen >= $2 and entry_time < $1",
+            &[end, Param::Int(i64::MIN)],
+        );
         state.boundary = chunk.end;
         state.apply(&chunk.changes);
         state.maps.leaves = shape.leaves(&state.maps.leaves);
@@ -174,6 +194,9 @@ impl Ground {
         }
         keep_keys(&mut state, chunk.changes, chunk.reset);
         state.store();
+        if !was_complete && state.is_complete() {
+            log!("busymate_stats has counted the entries: figures come from the seal");
+        }
         stride.learn(started.elapsed());
         Step::Moved
     }
@@ -192,7 +215,7 @@ struct Chunk {
 impl Chunk {
     /// `state` is the present one, but for its goal; `goal` is the present one's.
     fn count(ground: &Ground, shape: &Shape, state: &State, goal: Timestamp, stride: &Stride) -> Self {
-        let rows = Rows::of(&ground.entries.name, &ground.fleet);
+        let rows = Rows::of(&ground.entries, &ground.fleet);
         let boundary = state.boundary;
         let (day, hour) = (Interval::sealed(goal, boundary, DAY), Interval::sealed(goal, boundary, HOUR));
         let end = as_owner(ground.entries.owner, || next_boundary(&rows, boundary, state.goal, stride.0));
@@ -200,7 +223,7 @@ impl Chunk {
         let new_hour = Interval::sealed(state.goal, end, HOUR);
         let reset = new_day.is_empty() && !day.is_empty();
         let mut chunk = Self { end, changes: Changes::default(), leaves: HashMap::new(), reset };
-        for (entry, n, relation) in late_before(boundary) {
+        for (entry, n, relation) in late_changes(boundary, i64::MIN) {
             if shape.counts(relation) {
                 chunk.changes.count_late(&entry, n, day, hour);
                 *chunk.leaves.entry(relation.to_u32()).or_default() += n;
@@ -275,7 +298,7 @@ fn next_boundary(rows: &Rows, boundary: Timestamp, goal: Timestamp, stride: i64)
 
 /// Everything that was counted is void: begin before the first entry. The late changes that this snapshot sees are in
 /// the rows that it will count, and the markers that it sees have had their say.
-fn start_anew(version: i64, epoch: i64, gen_: i64, goal: Timestamp, shape: &Shape) {
+fn start_anew(fresh: &State) {
     execute("delete from busymate_stats.seal_markers", &[]);
     execute("delete from busymate_stats.late_changes", &[]);
     execute(
@@ -283,10 +306,8 @@ fn start_anew(version: i64, epoch: i64, gen_: i64, goal: Timestamp, shape: &Shap
           where not exists (select from pg_inherits where inhrelid = joined.leaf)",
         &[],
     );
-    let mut state = State::nothing(version, epoch, gen_, goal, shape.print.clone());
-    state.maps.leaves = shape.leaves(&Leaves::new());
-    state.store();
-    store_keys(version, true, &KeyCounts::default());
+    fresh.store();
+    store_keys(fresh.version, true, &KeyCounts::default());
 }
 
 /// Keeps the counts of every key, and the top lists good.
@@ -311,31 +332,6 @@ fn keep_keys(state: &mut State, changes: Changes, reset: bool) {
     store_keys(state.version, base, if base { &keys } else { &difference });
 }
 
-/// The late changes that this snapshot sees, to rows before `boundary`.
-fn late_before(boundary: Timestamp) -> Vec<(Entry, i64, pg_sys::Oid)> {
-    late_changes(boundary, i64::MIN)
-}
-
-/// The late changes that this snapshot sees, to rows before `boundary`, of `gen_` and later, each with the relation that
-/// holds the row.
-pub fn late_changes(boundary: Timestamp, gen_: i64) -> Vec<(Entry, i64, pg_sys::Oid)> {
-    select_planned(
-        "select entry_time, source, class, host, device, n, relation from busymate_stats.late_changes
-          where gen >= $2 and entry_time < $1",
-        &[Param::Timestamp(boundary), Param::Int(gen_)],
-        |row| {
-            let entry = Entry {
-                time: row.timestamp(1),
-                source: row.text(2).unwrap_or_default(),
-                class: row.int(3),
-                host: row.text(4),
-                device: row.text(5),
-            };
-            (entry, row.int(6), row.oid(7))
-        },
-    )
-}
-
 /// Moves the capture threshold, when the seal has reached it: its own transaction, since nobody may look for writers
 /// before it is committed.
 pub fn move_threshold() -> Step {
@@ -348,7 +344,7 @@ pub fn move_threshold() -> Step {
     if !reached && !begun {
         return Step::Done;
     }
-    let now = pgrx::datetime::clock_timestamp().into_inner();
+    let now = torture::clock();
     let next = (now - settings::seal_lag_us()).max(threshold);
     if next == threshold {
         return Step::Done;
@@ -362,11 +358,15 @@ pub fn move_threshold() -> Step {
 }
 
 fn look(entries: pg_sys::Oid) -> Step {
-    let Some((gen_, _)) = capture::threshold(Seen::Statement) else {
+    let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
         return Step::Waits("there is no capture threshold".into());
     };
     if look_of(gen_).is_some() {
         return Step::Done;
+    }
+    // Before the look: whoever reads the threshold before this one has written rows by then, and is found.
+    if !(broken(Mutant::ThresholdUnpublished) && thresholds::published().is_some()) {
+        thresholds::publish(gen_, threshold);
     }
     let writers = writers_of(entries);
     execute(
@@ -377,8 +377,8 @@ fn look(entries: pg_sys::Oid) -> Step {
     Step::Moved
 }
 
-/// The transactions that hold a lock on entries for writing.
-fn writers_of(entries: pg_sys::Oid) -> Vec<String> {
+/// The transactions that hold a lock on a relation for writing.
+pub fn writers_of(relation: pg_sys::Oid) -> Vec<String> {
     let next: i64 =
         select_one("select pg_snapshot_xmax(pg_current_snapshot())::text::int8", &[], |row| row.int(1));
     // Who holds such a lock without a transaction id has written nothing yet, and will see the new threshold. A
@@ -401,11 +401,11 @@ fn writers_of(entries: pg_sys::Oid) -> Vec<String> {
     );
     // After the locks, not before: a partition that has come in between may have brought its writers.
     let members: HashSet<pg_sys::Oid> = match broken(Mutant::LeafWritersUnseen) {
-        true => HashSet::from([entries]),
-        false => members(entries).into_iter().collect(),
+        true => HashSet::from([relation]),
+        false => members(relation).into_iter().collect(),
     };
     let writers: BTreeSet<i64> =
-        held.into_iter().filter(|(relation, _)| members.contains(relation)).map(|(_, id)| id).collect();
+        held.into_iter().filter(|(held, _)| members.contains(held)).map(|(_, id)| id).collect();
     writers.into_iter().map(|id| full_transaction_id(id, next).to_string()).collect()
 }
 
@@ -420,46 +420,6 @@ fn look_of(gen_: i64) -> Option<String> {
     })
     .pop()
     .flatten()
-}
-
-/// One of the remembered writers that is in progress in this snapshot, for people.
-fn still_writing(writers: &str) -> Option<String> {
-    select(
-        "select format('held up by transaction %s%s%s', writer, ', open for ' || date_trunc('second', age.open)::text,
-                       ', pid ' || age.pid)
-           from unnest($1::xid8[]) writer
-           left join lateral (
-               select clock_timestamp() - xact_start as open, pid::text as pid from pg_stat_activity
-                where backend_xid::text::int8 = writer::text::int8 & 4294967295
-               union all
-               select clock_timestamp() - prepared, 'none: it is prepared as ' || quote_literal(gid)
-                 from pg_prepared_xacts where transaction::text::int8 = writer::text::int8 & 4294967295
-           ) age on true
-          where not pg_visible_in_snapshot(writer, pg_current_snapshot())
-          limit 1",
-        &[Param::Text(writers)],
-        |row| row.text(1),
-    )
-    .pop()
-    .flatten()
-}
-
-/// How far counting anew has come, for people.
-pub fn progress() -> Option<String> {
-    let state = State::newest(Seen::Statement).filter(|state| !state.is_complete())?;
-    let fleet = attachment::read(Seen::Statement)?;
-    let about: i64 = select_one(
-        "with recursive tree as (
-             select $1 as oid
-             union all
-             select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.oid
-         )
-         select coalesce(sum(greatest(reltuples, 0)), 0)::int8
-           from pg_class where oid in (select oid from tree) and relkind = 'r'",
-        &[Param::Oid(fleet.entries)],
-        |row| row.int(1),
-    );
-    Some(format!("counting: {} of about {about} rows", state.total))
 }
 
 #[cfg(test)]

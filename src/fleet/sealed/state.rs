@@ -1,7 +1,7 @@
 //! The sealed state as it stands in tables.
 
 use super::counts::{CLASSES, Changes, Counts, KeyCounts, add};
-use super::toplist::TopList;
+use super::toplist::{Ranking, TopList};
 use super::window::Interval;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
@@ -9,10 +9,12 @@ use crate::fleet::tree::Leaves;
 use crate::pg::identity::database_is_utf8;
 use crate::pg::query::{Param, execute, select};
 use crate::pg::relation::{LockedRelation, column_number, column_type, is_not_null, is_virtual, triggers};
-use crate::pg::scan::{Seen, find_relation, newest, scan};
+use crate::pg::scan::{Seen, Tuple, find_relation, newest, scan};
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 const SCHEMA: &str = "busymate_stats";
 
@@ -131,22 +133,23 @@ impl State {
     pub fn newest(seen: Seen) -> Option<Self> {
         let table = find_relation(SCHEMA, "seal_state")?;
         let index = find_relation(SCHEMA, "seal_state_pkey")?;
-        newest(table, index, seen, |row| {
-            Some(Self {
-                version: row.int(1),
-                boundary: row.timestamp(2),
-                goal: row.timestamp(3),
-                gen_: row.int(4),
-                epoch: row.int(5),
-                fingerprint: String::from_utf8_lossy(&row.text(6)).into_owned(),
-                total: row.int(7),
-                last_day: row.int(8),
-                last_hour: row.int(9),
-                // A state that cannot be read is as good as none.
-                maps: postcard::from_bytes(&row.bytes(11)).ok()?,
-            })
+        newest(table, index, seen, Self::of).flatten()
+    }
+
+    /// From a row of `seal_state`. One that cannot be read is as good as none.
+    fn of(row: &Tuple) -> Option<Self> {
+        Some(Self {
+            version: row.int(1),
+            boundary: row.timestamp(2),
+            goal: row.timestamp(3),
+            gen_: row.int(4),
+            epoch: row.int(5),
+            fingerprint: String::from_utf8_lossy(&row.text(6)).into_owned(),
+            total: row.int(7),
+            last_day: row.int(8),
+            last_hour: row.int(9),
+            maps: postcard::from_bytes(&row.bytes(11)).ok()?,
         })
-        .flatten()
     }
 
     /// Version and epoch of the newest version that is seen, even if the rest of it cannot be read: another version of
@@ -178,6 +181,47 @@ impl State {
             ],
         );
         execute("delete from busymate_stats.seal_state where version < $1", &[Param::Int(self.version)]);
+    }
+}
+
+/// A version as readers use it.
+pub struct Prepared {
+    /// The version.
+    pub state: State,
+    /// Its busiest hosts, in order.
+    pub hosts: Ranking,
+    /// Its busiest devices, in order.
+    pub devices: Ranking,
+}
+
+/// What tells one version from all others: the table, its number, and when it was made, for a number comes again after
+/// a detach or when the transaction that took it did not commit.
+type Identity = (pg_sys::Oid, i64, Timestamp);
+
+thread_local! {
+    /// The version that was read last. A version never changes.
+    static KEPT: RefCell<Option<(Identity, Rc<Prepared>)>> = const { RefCell::new(None) };
+}
+
+impl Prepared {
+    /// The newest version that is seen, read once.
+    pub fn newest(seen: Seen) -> Option<Rc<Self>> {
+        let table = find_relation(SCHEMA, "seal_state")?;
+        let index = find_relation(SCHEMA, "seal_state_pkey")?;
+        newest(table, index, seen, |row| {
+            let identity = (table, row.int(1), row.timestamp(10));
+            let kept = KEPT.with_borrow(|kept| kept.clone().filter(|(of, _)| *of == identity));
+            if let Some((_, prepared)) = kept {
+                return Some(prepared);
+            }
+            let mut state = State::of(row)?;
+            let hosts = Ranking::of(std::mem::take(&mut state.maps.hosts));
+            let devices = Ranking::of(std::mem::take(&mut state.maps.devices));
+            let prepared = Rc::new(Self { state, hosts, devices });
+            KEPT.set(Some((identity, Rc::clone(&prepared))));
+            Some(prepared)
+        })
+        .flatten()
     }
 }
 
@@ -282,7 +326,7 @@ pub fn columns_print(relation: &LockedRelation, fleet: &Attachment) -> Result<St
 }
 
 /// Whether a type's output is the text that a cast gives, in every session.
-fn reads_the_same_everywhere(kind: pg_sys::Oid) -> bool {
+pub fn reads_the_same_everywhere(kind: pg_sys::Oid) -> bool {
     [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::UUIDOID, pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID]
         .contains(&kind)
 }

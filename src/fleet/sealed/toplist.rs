@@ -5,6 +5,7 @@
 //! answers. When it does not, the keys outside must be looked at.
 
 use super::counts::Counts;
+use crate::torture::{Mutant, broken};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -78,10 +79,19 @@ impl TopList {
     /// The `n` busiest keys once `corrections` are taken into account. With `all`, the counts of every key that this
     /// list was made of, those outside are looked up. `None` when that does not suffice.
     pub fn top(&self, n: usize, corrections: &Counts, all: Option<&Counts>) -> Option<Vec<(String, i64)>> {
-        let mut keys: Vec<(&str, i64)> = Vec::with_capacity(self.listed.len());
-        for (key, count) in &self.listed {
-            keys.push((key, count + corrections.get(key).copied().unwrap_or(0)));
-        }
+        let corrected = |key: &str, count: i64| count + corrections.get(key).copied().unwrap_or(0);
+        let keys = self.listed.iter().map(|(key, count)| (key.as_str(), corrected(key, *count))).collect();
+        self.cut(keys, n, corrections, all)
+    }
+
+    /// The `n` busiest of `keys`, listed ones, and of those outside that have corrections.
+    fn cut<'a>(
+        &'a self,
+        mut keys: Vec<(&'a str, i64)>,
+        n: usize,
+        corrections: &'a Counts,
+        all: Option<&Counts>,
+    ) -> Option<Vec<(String, i64)>> {
         // How far an outsider's correction may have brought it, where nobody looks it up.
         let mut most_gained = 0;
         for (key, correction) in corrections.iter().filter(|(key, _)| !self.listed.contains_key(*key)) {
@@ -106,20 +116,34 @@ impl TopList {
     }
 }
 
-#[cfg(feature = "torture")]
-impl TopList {
-    /// [`Self::top`] without regard to the limit: wrong, and the torture must find it.
-    pub fn top_of_listed(&self, n: usize, corrections: &Counts) -> Vec<(String, i64)> {
-        let unlimited = Self { listed: self.listed.clone(), limit: None };
-        unlimited.top(n, corrections, None).unwrap_or_default()
-    }
+/// A list with its keys in order: for one that is asked again and again.
+#[derive(Clone, Debug)]
+pub struct Ranking {
+    list: TopList,
+    order: Vec<(String, i64)>,
 }
 
-#[cfg(not(feature = "torture"))]
-impl TopList {
-    /// Never called.
-    pub fn top_of_listed(&self, _: usize, _: &Counts) -> Vec<(String, i64)> {
-        Vec::new()
+impl Ranking {
+    /// The keys of `list` in order.
+    pub fn of(list: TopList) -> Self {
+        let order = top_of(&list.listed, list.listed.len());
+        Self { list, order }
+    }
+
+    /// [`TopList::top`], looking only at the first `n` keys that have no correction, and at those that have one.
+    pub fn top(&self, n: usize, corrections: &Counts, all: Option<&Counts>) -> Option<Vec<(String, i64)>> {
+        if broken(Mutant::LimitIgnored) {
+            let unlimited = TopList { listed: self.list.listed.clone(), limit: None };
+            return unlimited.top(n, corrections, None);
+        }
+        let unmoved = self.order.iter().filter(|(key, _)| !corrections.contains_key(key)).take(n);
+        let mut keys: Vec<_> = unmoved.map(|(key, count)| (key.as_str(), *count)).collect();
+        for (key, correction) in corrections {
+            if let Some(count) = self.list.listed.get(key) {
+                keys.push((key, count + correction));
+            }
+        }
+        self.list.cut(keys, n, corrections, all)
     }
 }
 
@@ -205,10 +229,12 @@ mod tests {
                 for (key, by) in &change {
                     add(&mut corrected, key, *by);
                 }
-                if let Some(top) = list.top(n, &change, None) {
+                let top = list.top(n, &change, None);
+                prop_assert_eq!(&Ranking::of(list.clone()).top(n, &change, None), &top);
+                if let Some(top) = top {
                     prop_assert_eq!(top, top_of(&corrected, n));
                 }
-                if let Some(top) = TopList::of(&all).top(n, &change, Some(&all)) {
+                if let Some(top) = Ranking::of(TopList::of(&all)).top(n, &change, Some(&all)) {
                     prop_assert_eq!(top, top_of(&corrected, n));
                 }
                 list.apply(&change);

@@ -1,0 +1,91 @@
+//! How sealing goes on, in words for people.
+
+use super::state::State;
+use crate::fleet::attachment;
+use crate::pg::query::{Param, select, select_one};
+use crate::pg::relation::{LockedRelation, about_rows, lock, lock_for_reading_now};
+use crate::pg::scan::{Seen, find_relation};
+use pgrx::pg_sys;
+
+/// One of the remembered writers that is in progress in this snapshot, for people.
+pub fn still_writing(writers: &str) -> Option<String> {
+    select(
+        "select format('held up by transaction %s%s%s', writer, ', open for ' || date_trunc('second', age.open)::text,
+                       ', pid ' || age.pid)
+           from unnest($1::xid8[]) writer
+           left join lateral (
+               select clock_timestamp() - xact_start as open, pid::text as pid from pg_stat_activity
+                where backend_xid::text::int8 = writer::text::int8 & 4294967295
+               union all
+               select clock_timestamp() - prepared, 'none: it is prepared as ' || quote_literal(gid)
+                 from pg_prepared_xacts where transaction::text::int8 = writer::text::int8 & 4294967295
+           ) age on true
+          where not pg_visible_in_snapshot(writer, pg_current_snapshot())
+          limit 1",
+        &[Param::Text(writers)],
+        |row| row.text(1),
+    )
+    .pop()
+    .flatten()
+}
+
+/// How far counting has come where figures cannot be read yet, for people. Waits for nobody, and says nothing then.
+pub fn progress() -> Option<String> {
+    let ours = |table| find_relation("busymate_stats", table).is_some_and(lock_for_reading_now);
+    if !ours("seal_state") || !ours("attachment") {
+        return None;
+    }
+    let state = State::newest(Seen::Statement).filter(|state| !state.is_complete())?;
+    let entries = attachment::read(Seen::Statement)?.entries;
+    if !lock_for_reading_now(entries) {
+        return None;
+    }
+    let entries = lock(entries).filter(|entries| matches!(entries.kind, b'r' | b'p'))?;
+    Some(still_to_count(&entries, &state))
+}
+
+/// About how many rows are still to be counted.
+pub fn still_to_count(entries: &LockedRelation, state: &State) -> String {
+    let about = if entries.kind == b'p' { about_rows_below(entries.oid) } else { about_rows(entries.oid) };
+    let rest = (about - state.total).max(0);
+    format!("{} rows to {}", grouped(rest), if state.epoch == 1 { "the first seal" } else { "the next seal" })
+}
+
+/// About how many rows the partitions have.
+fn about_rows_below(root: pg_sys::Oid) -> i64 {
+    select_one(
+        "with recursive tree as (
+             select $1 as oid
+             union all
+             select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.oid
+         )
+         select coalesce(sum(greatest(reltuples, 0)), 0)::int8
+           from pg_class where oid in (select oid from tree) and relkind = 'r'",
+        &[Param::Oid(root)],
+        |row| row.int(1),
+    )
+}
+
+/// A number that is not negative, with a comma before each three digits.
+fn grouped(number: i64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn long_numbers_are_grouped() {
+        let numbers = [0, 999, 1_000, 1_204_332].map(grouped);
+        assert_eq!(numbers, ["0", "999", "1,000", "1,204,332"]);
+    }
+}
