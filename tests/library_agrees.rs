@@ -29,6 +29,9 @@ struct Signature {
     security_definer: Option<bool>,
 }
 
+/// Trigger functions that do without pgrx's wrapper, which knows nothing of them then.
+const PLAIN_TRIGGERS: [&str; 1] = ["capture_row"];
+
 /// The library's side: what pgrx wrote down of each function, by C symbol.
 fn described(client: &mut Client) -> BTreeMap<String, Signature> {
     let bytes = std::fs::read(library()).unwrap();
@@ -49,6 +52,9 @@ fn described(client: &mut Client) -> BTreeMap<String, Signature> {
             other => panic!("the install script cannot be held against {other:?} yet"),
         };
         assert!(functions.insert(symbol.clone(), signature).is_none(), "two functions with symbol {symbol}");
+    }
+    for name in PLAIN_TRIGGERS {
+        functions.insert(format!("{name}_wrapper"), of_trigger(name));
     }
     functions
 }

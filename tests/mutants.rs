@@ -67,6 +67,28 @@ found! {
     a_call_inside_a_statement_answered_from_the_seal: "InsideStatement",
 }
 
+/// The same over partitioned entries; `scripts` brings about what the rule is about often enough.
+macro_rules! found_in_tree {
+    ($($name:ident: $mutants:literal, $scripts:literal,)*) => {
+        $(#[test]
+        fn $name() {
+            let plan = Plan { tree: true, ddl: 60, scripts: $scripts, mutants: $mutants, ..Plan::default() };
+            is_found(plan);
+        })*
+    };
+}
+
+found_in_tree! {
+    partitions_whose_files_are_not_looked_at: "LeafFileUnseen", "truncate test.day1",
+    a_partition_of_the_last_day_that_goes_unnoticed: "RecentLeafGone", "drop table test.day1",
+    a_partition_with_rows_that_is_taken_for_empty: "FullLeafTrusted", "insert into test.day0",
+    a_partition_that_has_gone_and_is_counted_still: "GoneLeafCounted", "drop table test.day3",
+    late_changes_of_a_partition_that_has_gone: "GoneLeafNotIgnored", "drop table test.day3;; {seal}",
+    a_new_file_that_was_emptied_in_place: "NewFileTrusted", "{old}; {old}; truncate test.day3",
+    a_sealer_that_looks_for_writers_on_the_root_alone: "LeafWritersUnseen", "no script",
+    a_sealer_that_waits_for_no_writer_of_partitions: "NoDrain", "no script",
+}
+
 /// Had unsealing to update the state, and did more than leave a marker, whoever disables a trigger would wait for a sealer.
 #[test]
 fn an_unseal_that_updates_the_state() {

@@ -18,6 +18,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.assign_role(text,text)",
     "function busymate_stats.attach(regclass,regclass,name,name,name,name,name,name,name,name,name,name)",
     "function busymate_stats.capture_change()",
+    "function busymate_stats.capture_row()",
     "function busymate_stats.create_fleet_tables()",
     "function busymate_stats.detach()",
     "function busymate_stats.grant_api(name)",
@@ -68,6 +69,7 @@ const MEMBER_NAMES: &[&str] = &[
     "table busymate_stats.seal_keys",
     "table busymate_stats.seal_look",
     "table busymate_stats.seal_markers",
+    "table busymate_stats.seal_partitions",
     "table busymate_stats.seal_state",
     "table busymate_stats.user_roles",
     "table public.service_stats",
@@ -132,7 +134,7 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 /// Member functions that are the extension's own means.
-const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|grants_changed|guard_\\w+|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change|watch_\\w+";
+const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|capture_row|grants_changed|guard_\\w+|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change|watch_\\w+";
 
 #[test]
 fn functions_are_as_released() {

@@ -39,12 +39,20 @@ fn the_seal_and_the_plain_query_agree_step_by_step() {
     run(&mut rig, seed, number("BUSYMATE_STEPS").unwrap_or(1500));
 }
 
+#[test]
+fn the_seal_and_the_plain_query_agree_over_partitions() {
+    let seed = seed();
+    let cluster = Cluster::start(&settings("0"));
+    let mut rig = Rig::new(&cluster, seed, Plan { tree: true, ddl: 12, ..Plan::default() });
+    run(&mut rig, seed, number("BUSYMATE_STEPS").unwrap_or(1500));
+}
+
 /// The worker seals too, processes die, and a standby is read until it takes over.
 #[test]
 fn the_seal_survives_crashes_and_promotion() {
     let seed = seed();
     let cluster = Cluster::start(&settings("1s"));
-    let mut rig = Rig::new(&cluster, seed, Plan { disasters: 10, ..Plan::default() });
+    let mut rig = Rig::new(&cluster, seed, Plan { disasters: 10, tree: seed % 2 == 1, ..Plan::default() });
     rig.follow(cluster.standby());
     run(&mut rig, seed, number("BUSYMATE_STEPS").unwrap_or(1500) / 3);
     if let Err(finding) = rig.promote() {

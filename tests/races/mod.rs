@@ -1,6 +1,9 @@
 //! A fleet whose sealer is led step by step.
 #![allow(dead_code)] // Each test file uses its part.
 
+#[path = "../torture/schema.rs"]
+mod schema;
+
 use crate::harness::{Cluster, eventually, value};
 use postgres::Client;
 use std::sync::OnceLock;
@@ -40,9 +43,14 @@ pub fn agree(client: &mut Client) {
 
 impl Fleet {
     pub fn on(cluster: &'static Cluster) -> Self {
+        Self::over(cluster, false)
+    }
+
+    /// `tree` partitions the entries.
+    pub fn over(cluster: &'static Cluster, tree: bool) -> Self {
         let database = cluster.create_database("races");
         let mut admin = cluster.connect(&database);
-        admin.batch_execute(include_str!("../torture/schema.sql")).unwrap();
+        admin.batch_execute(&schema::statements(tree)).unwrap();
         Self { cluster, database, admin }
     }
 
@@ -144,6 +152,18 @@ impl Fleet {
             &mut self.admin,
             "select test.us(boundary) from busymate_stats.seal_state order by version desc limit 1",
         )
+    }
+
+    /// How often everything was counted anew.
+    pub fn epoch(&mut self) -> i64 {
+        value(&mut self.admin, "select epoch from busymate_stats.seal_state order by version desc limit 1")
+    }
+
+    /// A session that keeps the snapshot of this moment.
+    pub fn snapshot(&self) -> Client {
+        let mut client = self.connect();
+        client.batch_execute("begin isolation level repeatable read; select 1").unwrap();
+        client
     }
 
     pub fn late_changes(&mut self) -> i64 {

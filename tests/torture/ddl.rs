@@ -2,7 +2,7 @@
 //! would have it, and with old snapshots held by others.
 
 use super::writes::Owned;
-use super::{Finding, Rig};
+use super::{Finding, Rig, tree_ddl};
 
 /// Statements that each take effect at once, `;;` between them; `{write}` stands for a writer's statement, and after each
 /// the readers compare where they can. `{seal}` is a step of a sealer.
@@ -51,7 +51,11 @@ impl Rig<'_> {
     pub fn ddl(&mut self) -> Result<(), Finding> {
         self.quiesce()?;
         let wanted = self.plan.scripts;
-        let scripts: Vec<&str> = SCRIPTS.into_iter().filter(|script| script.contains(wanted)).collect();
+        let all: &[&str] = if self.plan.tree { &tree_ddl::SCRIPTS } else { &SCRIPTS };
+        let scripts: Vec<&str> = all.iter().copied().filter(|script| script.contains(wanted)).collect();
+        if scripts.is_empty() {
+            return Ok(());
+        }
         let script = self.chance.pick(&scripts);
         // What locks out writers alone may come while a sealer is in the middle of a step.
         if !script.contains("disable trigger") || self.chance.once_in(2) {
@@ -76,6 +80,14 @@ impl Rig<'_> {
 
     fn filled_in(&mut self, part: &str) -> String {
         let mut statement = part.to_owned();
+        while statement.contains("{old}") {
+            statement = statement.replacen("{old}", self.chance.pick(&tree_ddl::OLD), 1);
+        }
+        while statement.contains("{leaf}") {
+            let host = self.chance.below(40);
+            let write = format!("update test.day1 set host = 'h{host}' where id % 3 = 0");
+            statement = statement.replacen("{leaf}", &write, 1);
+        }
         while statement.contains("{write}") {
             let owner = self.chance.pick(&self.writers[0].owners);
             let mut owned = Owned { chance: &mut self.chance, known: self.known, owner };

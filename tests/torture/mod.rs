@@ -7,7 +7,9 @@ mod ddl;
 mod disasters;
 mod moments;
 mod readers;
+mod schema;
 mod sealers;
+mod tree_ddl;
 mod writers;
 mod writes;
 
@@ -38,6 +40,8 @@ pub struct Plan {
     /// Which of the scripts: those that hold this text.
     pub scripts: &'static str,
     pub disasters: usize,
+    /// Whether entries are partitioned.
+    pub tree: bool,
     /// Settings of the database, for the variants that are broken on purpose.
     pub mutants: &'static str,
     /// Statements that break something of the install script.
@@ -46,7 +50,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { ddl: 6, scripts: "", disasters: 0, mutants: "", sabotage: "" }
+        Self { ddl: 6, scripts: "", disasters: 0, tree: false, mutants: "", sabotage: "" }
     }
 }
 
@@ -81,7 +85,7 @@ impl<'a> Rig<'a> {
     pub fn new(cluster: &'a Cluster, seed: u64, plan: Plan) -> Self {
         let database = cluster.create_database("torture");
         let mut observer = cluster.connect(&database);
-        observer.batch_execute(include_str!("schema.sql")).unwrap();
+        observer.batch_execute(&schema::statements(plan.tree)).unwrap();
         observer.batch_execute(plan.sabotage).unwrap();
         observer
             .batch_execute(&format!(
@@ -211,6 +215,7 @@ impl<'a> Rig<'a> {
                     self.run_in(place, &half)?;
                 }
             }
+            self.run_in(0, "delete from public.entries where owner = 0")?;
         }
         Ok(())
     }

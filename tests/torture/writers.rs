@@ -2,7 +2,7 @@
 
 use super::readers::{add_ways, differences};
 use super::writes::Owned;
-use super::{Finding, Rig, moments};
+use super::{Finding, Rig, moments, tree_ddl};
 use postgres::Client;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -154,17 +154,41 @@ impl Rig<'_> {
     }
 
     pub fn run_in(&mut self, place: usize, statement: &str) -> Result<(), Finding> {
-        self.note(&format!("writer {place}"), statement);
-        let done = self.writers[place].client.batch_execute(statement);
+        let statement = self.in_this_schema(statement);
+        self.note(&format!("writer {place}"), &statement);
+        let done = self.writers[place].client.batch_execute(&statement);
         done.or_else(|error| self.writer_failed(place, &error))
     }
 
-    /// A transaction may have to give way to another of its kind. Nothing else.
+    /// Partitioned entries have another unique key, and partitions that can be named straight.
+    fn in_this_schema(&mut self, statement: &str) -> String {
+        if !self.plan.tree {
+            return statement.to_owned();
+        }
+        let statement =
+            statement.replace("on conflict (owner, slot)", "on conflict (owner, slot, created_at)");
+        if statement.starts_with("insert into public.entries")
+            && !statement.contains("on conflict")
+            && self.chance.once_in(4)
+        {
+            return statement.replacen("public.entries", "test.day0", 1);
+        }
+        for verb in ["update", "delete from"] {
+            if statement.starts_with(&format!("{verb} public.entries")) && self.chance.once_in(3) {
+                let leaf = self.chance.pick(&tree_ddl::LEAVES);
+                return statement.replacen("public.entries", leaf, 1);
+            }
+        }
+        statement
+    }
+
+    /// A transaction may have to give way to another of its kind. Nothing else, but that a row may fit no partition.
     fn writer_failed(&mut self, place: usize, error: &postgres::Error) -> Result<(), Finding> {
         let code = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
         self.note(&format!("writer {place}"), &format!("failed: {error}"));
         // A MERGE in a transaction that is older than the row it would insert finds it only in the unique index.
-        if !["40001", "23505"].contains(&code.as_str()) {
+        let in_tree = self.plan.tree && ["23514", "42P01"].contains(&code.as_str());
+        if !["40001", "23505"].contains(&code.as_str()) && !in_tree {
             return Err(format!("writer {place}: {error:?}"));
         }
         let writer = &mut self.writers[place];

@@ -1,0 +1,30 @@
+-- Asks from inside a statement.
+create function test.agree() returns boolean language plpgsql volatile as $$
+declare
+    t timestamptz := clock_timestamp();
+    at jsonb;
+    plain jsonb;
+begin
+    if not exists (select from busymate_stats.attachment) then
+        return true;
+    end if;
+    at := busymate_stats.stats_at(t);
+    plain := busymate_stats.stats_recomputed(t);
+    if at is distinct from plain then
+        raise exception using errcode = 'BM001', message = format('inside a statement: sealed %s, plain %s', at, plain);
+    end if;
+    return true;
+end
+$$;
+create function test.look() returns trigger language plpgsql as $$
+begin
+    perform test.agree();
+    return null;
+end
+$$;
+create trigger look_at_row after insert or update on public.entries
+    for each row when (new.note = 'look') execute function test.look();
+create trigger a_look_at_statement after insert on public.entries
+    for each statement when (current_setting('test.look', true) = 'on') execute function test.look();
+
+select busymate_stats.attach('public.entries', 'public.devices');
