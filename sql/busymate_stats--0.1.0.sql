@@ -355,7 +355,8 @@ create table busymate_stats.late_changes (
     class bigint not null,
     host text,
     device text,
-    n bigint not null
+    n bigint not null,
+    relation oid not null
 ) with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
 create index late_changes_gen on busymate_stats.late_changes (gen);
 alter table busymate_stats.late_changes replica identity full;
@@ -368,6 +369,7 @@ comment on column busymate_stats.late_changes.class is 'The row''s status class;
 comment on column busymate_stats.late_changes.host is 'The row''s host.';
 comment on column busymate_stats.late_changes.device is 'The row''s device, as text.';
 comment on column busymate_stats.late_changes.n is 'How many such rows came, less those that went.';
+comment on column busymate_stats.late_changes.relation is 'The table that holds the row: of partitioned entries, a partition.';
 
 create table busymate_stats.seal_markers (
     reason text not null,
@@ -418,10 +420,27 @@ comment on column busymate_stats.seal_keys.version is 'The version of the state 
 comment on column busymate_stats.seal_keys.base is 'Whether it holds every key, or what has changed since the row before.';
 comment on column busymate_stats.seal_keys.keys is 'Keys and counts.';
 
+create table busymate_stats.seal_partitions (
+    leaf oid not null,
+    file oid not null,
+    trigger oid not null
+) with (vacuum_truncate = false);
+alter table busymate_stats.seal_partitions replica identity full;
+comment on table busymate_stats.seal_partitions is
+    'Partitions that have joined entries without a row in them: all that is in them since was captured.';
+comment on column busymate_stats.seal_partitions.leaf is 'The partition.';
+comment on column busymate_stats.seal_partitions.file is 'The file that was empty.';
+comment on column busymate_stats.seal_partitions.trigger is 'The capture trigger that it got: another one each time that it joins.';
+
 create function busymate_stats.capture_change() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_change_wrapper';
 comment on function busymate_stats.capture_change() is
     'Trigger: writes down what a statement changes in rows before the capture threshold.';
+
+create function busymate_stats.capture_row() returns trigger
+    language c as 'MODULE_PATHNAME', 'capture_row_wrapper';
+comment on function busymate_stats.capture_row() is
+    'Trigger: writes down what is changed of a row before the capture threshold, in partitioned entries.';
 
 -- These two sit on every DDL of the database, so they never raise. What they guard against is a trigger of ours that
 -- misses rows, or takes one column for another, for a while: a disabled one, a child or parent table, a subscription, a
@@ -437,10 +456,11 @@ begin
            lateral (
                select 'trigger disabled on entries' as reason
                  from pg_event_trigger_ddl_commands() command
-                where command.classid = 'pg_class'::regclass and command.objid = a.entries
+                where command.classid = 'pg_class'::regclass
                   and exists (select from pg_trigger t
-                               where t.tgrelid = a.entries and t.tgfoid = 'busymate_stats.capture_change'::regproc
-                                 and t.tgenabled <> 'A')
+                               where t.tgrelid = command.objid and t.tgenabled <> 'A'
+                                 and t.tgfoid in ('busymate_stats.capture_change'::regproc,
+                                                  'busymate_stats.capture_row'::regproc))
                union all
                select 'column renamed'
                  from pg_event_trigger_ddl_commands() command
@@ -449,13 +469,33 @@ begin
                select 'inheritance'
                  from pg_event_trigger_ddl_commands() command
                  join pg_inherits i on command.objid in (i.inhrelid, i.inhparent)
+                 join pg_class c on c.oid = a.entries and c.relkind = 'r'
                 where command.classid = 'pg_class'::regclass and a.entries in (i.inhrelid, i.inhparent)
                union all
                select 'subscription'
                  from pg_subscription_rel s
-                where s.srrelid = a.entries and tg_tag like '%SUBSCRIPTION'
+                where tg_tag like '%SUBSCRIPTION'
+                  and (s.srrelid = a.entries
+                       or exists (select from pg_trigger t
+                                   where t.tgrelid = s.srrelid and t.tgfoid = 'busymate_stats.capture_row'::regproc))
            ) cause
      limit 1;
+
+    -- Partitions that this command has brought, and that hold no row: they are locked by it, so nobody is waited for.
+    if tg_tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA')
+        and exists (select from busymate_stats.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p')
+    then
+        insert into busymate_stats.seal_partitions
+        select leaf.oid, leaf.relfilenode, t.oid
+          from pg_locks own
+          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats.capture_row'::regproc
+          join pg_class leaf on leaf.oid = own.relation and leaf.relkind = 'r'
+         where own.pid = pg_backend_pid() and own.locktype = 'relation' and own.mode = 'AccessExclusiveLock'
+           and own.database = (select oid from pg_database where datname = current_database())
+           and pg_relation_size(leaf.oid) = 0
+           and not exists (select from busymate_stats.seal_partitions known
+                            where (known.leaf, known.file, known.trigger) = (leaf.oid, leaf.relfilenode, t.oid));
+    end if;
 exception when others then
     return;
 end
@@ -468,7 +508,10 @@ create function busymate_stats.watch_drop() returns event_trigger
     set search_path = pg_catalog, pg_temp
     as $$
 begin
+    -- One that goes because its partition is detached voids nothing.
     if exists (select from pg_event_trigger_dropped_objects() dropped
+                 join busymate_stats.attachment a
+                   on a.entries = to_regclass(format('%I.%I', dropped.address_names[1], dropped.address_names[2]))
                 where dropped.object_type = 'trigger'
                   and dropped.address_names[3] like 'busymate\_stats\_%') then
         insert into busymate_stats.seal_markers values ('trigger dropped on entries', clock_timestamp());
@@ -506,6 +549,92 @@ end
 $$;
 comment on function busymate_stats.verify() is
     'Computes the statistics both ways under one snapshot: a row for each figure that differs, so none.';
+
+-- The roster: how many devices there are, by connection type and by when they were last seen, and what has changed since
+-- they were counted. Rows are appended and later removed, never updated. None of this is dumped: a restored database
+-- counts anew.
+
+create table busymate_stats.roster_capture (
+    gen bigint primary key,
+    threshold timestamptz not null,
+    due timestamptz not null,
+    resting boolean not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.roster_capture is
+    'The devices'' threshold: a sign of life that moves from one later moment to another changes nothing. The newest row counts.';
+comment on column busymate_stats.roster_capture.gen is 'Generation: one more at each move.';
+comment on column busymate_stats.roster_capture.threshold is 'Last signs of life until this moment are told apart; -infinity while nobody counts.';
+comment on column busymate_stats.roster_capture.due is 'When it is to move again.';
+comment on column busymate_stats.roster_capture.resting is 'Nothing is to be counted before that: the last count failed.';
+insert into busymate_stats.roster_capture values (0, '-infinity', '-infinity', false);
+
+create table busymate_stats.roster_look (
+    gen bigint primary key,
+    writers xid8[] not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+comment on table busymate_stats.roster_look is
+    'Who was writing devices when a threshold had just become known: they may have missed it, so the count waits for them.';
+comment on column busymate_stats.roster_look.gen is 'The threshold''s generation.';
+comment on column busymate_stats.roster_look.writers is 'Their transactions.';
+
+create table busymate_stats.roster_changes (
+    gen bigint not null,
+    old_type text,
+    old_seen timestamptz,
+    new_type text,
+    new_seen timestamptz
+) with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
+create index roster_changes_gen on busymate_stats.roster_changes (gen);
+alter table busymate_stats.roster_changes replica identity full;
+comment on table busymate_stats.roster_changes is
+    'Devices that came, went, changed their connection type, or crossed the threshold.';
+comment on column busymate_stats.roster_changes.gen is 'The threshold''s generation that the writer read.';
+comment on column busymate_stats.roster_changes.old_type is 'The connection type as it was, unknown for none; null for a device that came.';
+comment on column busymate_stats.roster_changes.old_seen is 'When the device was last seen, as it was; -infinity for never and for offline, infinity for online.';
+comment on column busymate_stats.roster_changes.new_type is 'The connection type as it is; null for a device that went.';
+comment on column busymate_stats.roster_changes.new_seen is 'When the device was last seen, as it is.';
+
+create table busymate_stats.roster_state (
+    version bigint primary key,
+    gen bigint not null,
+    fingerprint text not null,
+    since timestamptz not null,
+    until timestamptz not null,
+    total bigint not null,
+    types bytea not null,
+    took bigint not null,
+    counted_at timestamptz not null
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+alter table busymate_stats.roster_state alter column types set storage external;
+comment on table busymate_stats.roster_state is 'Every device, counted. The newest row counts.';
+comment on column busymate_stats.roster_state.version is 'Counts up.';
+comment on column busymate_stats.roster_state.gen is 'The generation of the threshold whose writers were waited for.';
+comment on column busymate_stats.roster_state.fingerprint is 'What the relation was like: its file, its trigger and its columns.';
+comment on column busymate_stats.roster_state.since is 'Last signs of life are told apart from this moment on,';
+comment on column busymate_stats.roster_state.until is 'up to this one.';
+comment on column busymate_stats.roster_state.total is 'Devices.';
+comment on column busymate_stats.roster_state.types is 'Devices by connection type.';
+comment on column busymate_stats.roster_state.took is 'How long counting took, in microseconds.';
+comment on column busymate_stats.roster_state.counted_at is 'When the row was written.';
+
+create table busymate_stats.roster_moments (
+    version bigint not null,
+    first timestamptz not null,
+    silent bigint not null,
+    moments bytea not null,
+    primary key (version, first)
+) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+alter table busymate_stats.roster_moments alter column moments set storage external;
+comment on table busymate_stats.roster_moments is 'How many devices were last seen when, in portions.';
+comment on column busymate_stats.roster_moments.version is 'The version of the state that it belongs to.';
+comment on column busymate_stats.roster_moments.first is 'The portion''s first moment.';
+comment on column busymate_stats.roster_moments.silent is 'Devices that were last seen before.';
+comment on column busymate_stats.roster_moments.moments is 'Moments, and how many devices were last seen then.';
+
+create function busymate_stats.roster_change() returns trigger
+    language c as 'MODULE_PATHNAME', 'roster_change_wrapper';
+comment on function busymate_stats.roster_change() is
+    'Trigger: writes down what changes the number of devices, their connection types, or who is silent.';
 
 -- The feeds: a function that computes, and the two rows that PostgREST and Realtime serve.
 
@@ -666,6 +795,21 @@ begin
             hint = format('Run ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'').', publication);
     end if;
     perform busymate_stats.add_to_publication(publication);
+    -- A feed that was in it already, with part of its columns or rows: Realtime would push half a snapshot, or none.
+    select member.relid into feed
+      from pg_get_publication_tables(publication) member
+     where member.relid in ('public.service_stats'::regclass, 'public.service_status'::regclass)
+       and (member.qual is not null
+            or exists (select from pg_attribute a
+                        where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                          and a.attnum <> all (member.attrs::int2[])))
+     limit 1;
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('publication "%s" has table %s with a column list or a row filter', publication, feed),
+            hint = format('Run ALTER PUBLICATION %I DROP TABLE %s, then publish again.', publication, feed);
+    end if;
     insert into busymate_stats.publications (name) values (publication) on conflict do nothing;
 end
 $$;
@@ -785,7 +929,7 @@ comment on column busymate_stats.feed_health.last_refresh is 'When it was last r
 comment on column busymate_stats.feed_health.duration is 'How long that took.';
 comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats.feed_health.note is 'Why the last tick could do no more, where that is no error.';
+comment on column busymate_stats.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON.';
 comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
 
 create function busymate_stats.restore_publications() returns void
@@ -815,6 +959,7 @@ create view busymate_stats.health with (security_barrier = true) as
         select pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb as state,
                pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval,
                pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval,
+               pg_catalog.current_setting('busymate_stats.verify_interval')::pg_catalog.interval as verify_interval,
                pg_catalog.current_setting('busymate_stats.status_interval')::pg_catalog.interval as status_interval,
                pg_catalog.current_setting('busymate_stats.status_source') as status_source
          -- has_capability loads the library, which defines the settings.
@@ -833,7 +978,12 @@ create view busymate_stats.health with (security_barrier = true) as
                       where not exists (
                           select from pg_catalog.pg_publication p,
                                       lateral pg_catalog.pg_get_publication_tables(p.pubname) member
-                           where p.pubname = remembered.name and member.relid = feed.relid))) as unpublished
+                           where p.pubname = remembered.name and member.relid = feed.relid
+                             and member.qual is null
+                             and not exists (
+                                 select from pg_catalog.pg_attribute a
+                                  where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished
     )
     select 'stats'::text as feed,
            kept.last_refresh,
@@ -874,10 +1024,22 @@ create view busymate_stats.health with (security_barrier = true) as
                'since', coalesce(marked.made_at, kept.note_since,
                                  case when sealed.far is not null then sealed.far_since end),
                'error_since', kept.error_since,
-               'seal_interval', launcher.seal_interval)
+               'seal_interval', launcher.seal_interval,
+               'verify_interval', launcher.verify_interval,
+               'verified_at', verified.last_refresh,
+               'verify_error', verified.last_error,
+               'mismatch', verified.note::pg_catalog.jsonb,
+               'mismatch_at', verified.note_since,
+               'devices', pg_catalog.jsonb_build_object(
+                   'counted', roster.counted_at is not null,
+                   'counted_at', roster.counted_at,
+                   'duration', roster.took * interval '1 microsecond',
+                   'reason', coalesce(devices.last_error, devices.note),
+                   'since', coalesce(devices.error_since, devices.note_since)))
       from launcher
      cross join facts
       left join busymate_stats.feed_health kept on kept.feed = 'seal'
+      left join busymate_stats.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total,
                         case when s.boundary > now.moment + interval '1 hour' then 'sealed beyond the clock: it was set back'
                              when s.boundary < now.moment - interval '1 hour' then 'sealed more than an hour ago'
@@ -887,6 +1049,9 @@ create view busymate_stats.health with (security_barrier = true) as
                   where s.boundary = s.goal order by s.version desc limit 1) sealed on true
       left join (select m.reason, m.made_at from busymate_stats.seal_markers m
                   order by m.made_at limit 1) marked on true
+      left join busymate_stats.feed_health devices on devices.feed = 'devices'
+      left join (select r.counted_at, r.took from busymate_stats.roster_state r
+                  order by r.version desc limit 1) roster on true
     union all
     -- Its age is that of the row, whoever wrote it.
     select 'status',

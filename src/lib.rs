@@ -29,6 +29,7 @@ extern "C-unwind" fn _PG_init() {
     settings::register();
     torture::register();
     access::register_setting();
+    fleet::register();
     worker::register();
     pg::setting::reserve_prefix(c"busymate_stats");
 }

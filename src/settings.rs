@@ -41,6 +41,9 @@ static SEAL_INTERVAL_MS: AtomicI32 = AtomicI32::new(5_000);
 /// Five seconds: an entry that is written within this after it happened costs its writer nothing.
 static SEAL_LAG_MS: AtomicI32 = AtomicI32::new(5_000);
 
+/// A day: it reads every entry, for what should never be found.
+static VERIFY_INTERVAL_MS: AtomicI32 = AtomicI32::new(24 * 60 * 60 * 1000);
+
 /// None: a web page may call from this machine only, until its operator is trusted by name.
 static MCP_ALLOWED_ORIGINS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -60,6 +63,11 @@ pub fn register() {
         c"busymate_stats.seal_lag",
         c"How far the seal stays behind the clock: later entries cost their writer a row.",
         &SEAL_LAG_MS,
+    );
+    setting::define_interval(
+        c"busymate_stats.verify_interval",
+        c"How often the background worker holds the sealed statistics against a plain count of every entry.",
+        &VERIFY_INTERVAL_MS,
     );
     setting::define_interval(
         c"busymate_stats.status_interval",
@@ -132,6 +140,11 @@ pub fn seal_interval_ms() -> i32 {
 /// How far the seal stays behind the clock, in microseconds.
 pub fn seal_lag_us() -> i64 {
     i64::from(SEAL_LAG_MS.load(Ordering::Relaxed)) * 1000
+}
+
+/// How often what is sealed is held against a plain count, in milliseconds; 0 for never.
+pub fn verify_interval_ms() -> i32 {
+    VERIFY_INTERVAL_MS.load(Ordering::Relaxed)
 }
 
 /// How often `service_status` is refreshed, in milliseconds; 0 for never.

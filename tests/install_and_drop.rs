@@ -108,6 +108,31 @@ fn beside_a_hand_written_feed_it_says_what_is_in_the_way_and_how_to_move_it() {
     assert_eq!(value::<Value>(&mut client, "select snapshot from public.old_service_stats")["kept"], true);
 }
 
+/// Somebody else's MCP endpoint, in the two forms that PostgREST asks for.
+#[test]
+fn beside_another_mcp_function_it_names_both_forms() {
+    let (_, mut client) = bare("preflight_mcp");
+    client
+        .batch_execute(
+            "create function public.mcp(message jsonb) returns jsonb language sql as 'select $1';
+             create function public.mcp() returns jsonb language sql as 'select null::jsonb';
+             create function public.mcp(text) returns text language sql as 'select $1'",
+        )
+        .unwrap();
+    let before = objects(&mut client);
+    let refused = refusal(&mut client, CREATE);
+    assert_eq!(
+        refused.message,
+        "busymate_stats cannot be installed beside function public.mcp(), function public.mcp(jsonb)"
+    );
+    assert_eq!(objects(&mut client), before);
+    client.batch_execute(statements(&refused.hint)).unwrap();
+    client.batch_execute(CREATE).unwrap();
+    assert_eq!(value::<Value>(&mut client, "select public.old_mcp('7')"), 7);
+    // What PostgREST would not mistake for ours stays where it is.
+    assert_eq!(value::<String>(&mut client, "select public.mcp('x'::text)"), "x");
+}
+
 /// Each kind of object that may bear a name of ours, with the statement that moves it.
 #[test]
 fn whatever_bears_a_name_of_ours_can_be_moved() {
@@ -115,6 +140,9 @@ fn whatever_bears_a_name_of_ours_can_be_moved() {
         "create procedure public.has_capability(text, text) language sql as ''",
         "create aggregate public.has_capability(text, text)
              (sfunc = pg_catalog.regexp_replace, stype = text, initcond = '')",
+        "create function public.mcp(message jsonb) returns jsonb language sql as 'select $1'",
+        "create function public.mcp() returns void language sql as ''",
+        "create procedure public.report_status(jsonb) language sql as ''",
         "create table public.service_stats (a int) partition by list (a)",
         "create materialized view public.service_stats as select 1",
         "create sequence public.service_stats",

@@ -210,3 +210,46 @@ fn a_snapshot_kept_out_of_line_is_sent_whole_too() {
     }
     slot.drop(&mut client);
 }
+
+/// In it already, but not whole: Realtime would get half a snapshot, or no event.
+#[test]
+fn a_part_of_a_feed_is_not_taken_for_all_of_it() {
+    for part in [
+        "public.service_stats (id, updated_at)",
+        "public.service_stats where (id > 1)",
+        "public.service_status (id, snapshot, updated_at) where (id = 1)",
+    ] {
+        let (_, mut client) = installed("part");
+        client.batch_execute(&format!("create publication partial for table {part}")).unwrap();
+        let refused = refusal(&mut client, "select busymate_stats.publish('partial')");
+        let table = part.split(' ').next().unwrap();
+        assert_eq!(
+            (refused.code.as_str(), refused.message),
+            (
+                "55000",
+                format!("publication \"partial\" has table {table} with a column list or a row filter")
+            )
+        );
+        assert_eq!(remembered(&mut client), [""; 0]);
+        let cure = refused.hint.strip_prefix("Run ").unwrap().split(", then").next().unwrap();
+        client.batch_execute(cure).unwrap();
+        client.batch_execute("select busymate_stats.publish('partial')").unwrap();
+        assert_eq!(members(&mut client, "partial"), FEEDS);
+        // Changed behind its back, it is told.
+        let incomplete =
+            "select detail -> 'publications_incomplete' from busymate_stats.health where feed = 'stats'";
+        assert_eq!(value::<Value>(&mut client, incomplete), serde_json::json!([]));
+        client.batch_execute(&format!("alter publication partial set table {part}")).unwrap();
+        client.batch_execute("select busymate_stats.restore_publications()").unwrap();
+        assert_eq!(members(&mut client, "partial"), FEEDS);
+        assert_eq!(value::<Value>(&mut client, incomplete), serde_json::json!(["partial"]));
+    }
+    // All columns by name are all columns.
+    let (_, mut client) = installed("named");
+    client
+        .batch_execute(
+            "create publication whole for table public.service_stats (id, snapshot, updated_at);
+             select busymate_stats.publish('whole')",
+        )
+        .unwrap();
+}

@@ -123,6 +123,67 @@ fn no_fleet_is_an_error_that_says_what_to_do() {
     assert_eq!(rpc(&postgrest, "POST", user("nobody")).body, "null");
 }
 
+fn report(postgrest: &PostgRest, claims: Option<Value>, body: &Value) -> Response {
+    postgrest.handle(&Request::new("POST", "/rpc/report_status", claims).body(body.to_string()))
+}
+
+#[test]
+fn a_report_from_who_may_and_what_is_refused() {
+    let (mut client, postgrest) = served("rest_report");
+    client
+        .batch_execute(
+            "insert into busymate_stats.roles (name) values ('reporter');
+             select busymate_stats.grant_capability('reporter', 'status:edit');
+             select busymate_stats.assign_role('r', 'reporter')",
+        )
+        .unwrap();
+    let reported = |cpu: f64| {
+        json!({
+            "host": { "cpu": cpu, "load": [1.5, 1, 0.5], "mem": { "usedMb": 1, "totalMb": 2 }, "uptime": 5 },
+            "components": [{ "key": "afar", "label": "Afar", "unitState": "active" }],
+        })
+    };
+    let written = |cpu: f64| {
+        let row = assert_row(&get(&postgrest, STATUS, user("v")));
+        assert_eq!((&row["host"]["cpu"], &row["overall"]), (&json!(cpu), &json!("ok")));
+    };
+    for (claims, cpu) in [(user("r"), 0.25), (Some(json!({ "role": "service_role" })), 0.5)] {
+        let response = report(&postgrest, claims, &reported(cpu));
+        assert_eq!((response.status, response.body.as_str()), (204, ""), "{response:?}");
+        written(cpu);
+    }
+    // Whoever may not is told so, and nothing is written. Without a token, it takes one.
+    for (claims, status) in [
+        (user("v"), 403),
+        (user("nobody"), 403),
+        (Some(json!({ "role": "authenticated" })), 403),
+        (Some(json!({ "sub": "v" })), 403),
+        (None, 401),
+    ] {
+        let response = report(&postgrest, claims.clone(), &reported(0.75));
+        assert_eq!((response.status, &response.json()["code"]), (status, &json!("42501")), "{claims:?}");
+        assert_eq!(response.header("WWW-Authenticate").is_some(), status == 401);
+        assert!(response.json()["details"].as_str().unwrap().contains("status:edit"), "{response:?}");
+        assert!(response.json()["hint"].as_str().unwrap().contains("assign_role"), "{response:?}");
+        written(0.5);
+    }
+    let mut misshapen = reported(0.75);
+    misshapen["components"][0]["probe"] = json!({ "up": true, "httpStatus": 200, "latencyMs": "fast" });
+    let response = report(&postgrest, user("r"), &misshapen);
+    assert_eq!((response.status, &response.json()["code"]), (400, &json!("22023")));
+    let message = response.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("components[0].probe.latencyMs"), "{message}");
+    // It has one argument, the body: without one there is no such function.
+    for request in [
+        Request::new("GET", "/rpc/report_status", user("r")),
+        Request::new("POST", "/rpc/report_status", user("r")).body("{}"),
+    ] {
+        let response = postgrest.handle(&request);
+        assert_eq!((response.status, &response.json()["code"]), (404, &json!("PGRST202")));
+    }
+    written(0.5);
+}
+
 #[test]
 fn what_is_not_exposed_is_not_found() {
     let (_client, postgrest) = served("rest_hidden");
@@ -196,7 +257,9 @@ fn comment(client: &mut Client, object: &str) -> Option<String> {
 #[test]
 fn what_is_exposed_is_described() {
     let (mut client, _) = served("rest_comments");
-    for function in ["get_stats()", "has_capability(text, text)", "mcp(jsonb)", "mcp()"] {
+    for function in
+        ["get_stats()", "has_capability(text, text)", "mcp(jsonb)", "mcp()", "report_status(jsonb)"]
+    {
         let object = format!("'public.{function}'::regprocedure, 'pg_proc'");
         assert!(comment(&mut client, &object).is_some_and(|text| text.len() > 40), "{function}");
     }

@@ -36,6 +36,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.require_publishable(regclass)",
     "function busymate_stats.restore_publications()",
     "function busymate_stats.revoke_capability(text,text)",
+    "function busymate_stats.roster_change()",
     "function busymate_stats.stats_at(timestamp with time zone)",
     "function busymate_stats.stats_recomputed(timestamp with time zone)",
     "function busymate_stats.unassign_role(text,text)",
@@ -57,6 +58,11 @@ const MEMBER_NAMES: &[&str] = &[
     "table busymate_stats.publications",
     "table busymate_stats.role_capabilities",
     "table busymate_stats.roles",
+    "table busymate_stats.roster_capture",
+    "table busymate_stats.roster_changes",
+    "table busymate_stats.roster_look",
+    "table busymate_stats.roster_moments",
+    "table busymate_stats.roster_state",
     "table busymate_stats.seal_keys",
     "table busymate_stats.seal_look",
     "table busymate_stats.seal_markers",
@@ -124,7 +130,7 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 /// Member functions that are the extension's own means.
-const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|grants_changed|guard_\\w+|require_\\w+|reload_before_drop|restore_publications|watch_\\w+";
+const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|grants_changed|guard_\\w+|require_\\w+|reload_before_drop|restore_publications|roster_change|watch_\\w+";
 
 #[test]
 fn functions_are_as_released() {
@@ -192,7 +198,7 @@ const COLUMNS: &[&str] = &[
 
 /// Member tables that are the extension's own means.
 const INTERNAL_TABLES: &str =
-    "attachment|capture|component_checks|feed_health|late_changes|publications|seal_\\w+";
+    "attachment|capture|component_checks|feed_health|late_changes|publications|roster_\\w+|seal_\\w+";
 
 #[test]
 fn columns_are_as_released() {

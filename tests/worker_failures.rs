@@ -181,3 +181,16 @@ fn settings_of_a_database_do_not_stop_it() {
     assert_eq!(health(&mut client, "last_error"), None);
     drop(client);
 }
+
+/// A standby that is named and not there holds up whoever waits for it. The worker does not.
+#[test]
+fn it_waits_for_no_standby() {
+    let cluster = Cluster::start(EVERY_SECOND);
+    let (_, mut client) = fleet_in(&cluster, "unsynchronous");
+    next_refresh(&mut client);
+    cluster.configure("synchronous_standby_names = 'nobody'\nsynchronous_commit = remote_apply");
+    cluster.reload();
+    let setting = "select current_setting('synchronous_standby_names')";
+    eventually("the setting is known", || (value::<String>(&mut client, setting) == "nobody").then_some(()));
+    refreshes(&mut client, 3);
+}

@@ -13,6 +13,7 @@ mod read;
 mod report;
 mod seal;
 mod server;
+mod status;
 
 use measure::note;
 use report::Report;
@@ -82,6 +83,7 @@ fn main() {
     access::capability(&plan, &cluster, largest, &mut report);
     fleet::drop(&cluster, largest);
     ingest::all(&plan, &cluster, &mut report);
+    status::tick_cpu(&plan, &cluster, &mut report);
 
     machine::load_average("end", &mut report);
     note("done");

@@ -69,7 +69,7 @@ pub fn first_seals(plan: &Plan, cluster: &Cluster, fleets: &[Fleet], report: &mu
 }
 
 /// CPU seconds of the postmaster's children that have ended: user and system.
-fn ended_children(postmaster: i32) -> f64 {
+pub fn ended_children(postmaster: i32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{postmaster}/stat")).unwrap();
     // The name, in parentheses, may hold anything; what follows is numbers, the process state first.
     let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();

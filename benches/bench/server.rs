@@ -24,6 +24,9 @@ pub fn settings() -> Vec<String> {
         "work_mem = 32MB".into(),
         "random_page_cost = 1.1".into(),
         "log_min_messages = warning".into(),
+        // Each is measured by itself, or disturbs.
+        "busymate_stats.status_interval = 0".into(),
+        "busymate_stats.verify_interval = 0".into(),
     ]
 }
 

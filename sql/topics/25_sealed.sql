@@ -27,7 +27,8 @@ create table busymate_stats.late_changes (
     class bigint not null,
     host text,
     device text,
-    n bigint not null
+    n bigint not null,
+    relation oid not null
 ) with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
 create index late_changes_gen on busymate_stats.late_changes (gen);
 alter table busymate_stats.late_changes replica identity full;
@@ -40,6 +41,7 @@ comment on column busymate_stats.late_changes.class is 'The row''s status class;
 comment on column busymate_stats.late_changes.host is 'The row''s host.';
 comment on column busymate_stats.late_changes.device is 'The row''s device, as text.';
 comment on column busymate_stats.late_changes.n is 'How many such rows came, less those that went.';
+comment on column busymate_stats.late_changes.relation is 'The table that holds the row: of partitioned entries, a partition.';
 
 create table busymate_stats.seal_markers (
     reason text not null,
@@ -90,10 +92,27 @@ comment on column busymate_stats.seal_keys.version is 'The version of the state 
 comment on column busymate_stats.seal_keys.base is 'Whether it holds every key, or what has changed since the row before.';
 comment on column busymate_stats.seal_keys.keys is 'Keys and counts.';
 
+create table busymate_stats.seal_partitions (
+    leaf oid not null,
+    file oid not null,
+    trigger oid not null
+) with (vacuum_truncate = false);
+alter table busymate_stats.seal_partitions replica identity full;
+comment on table busymate_stats.seal_partitions is
+    'Partitions that have joined entries without a row in them: all that is in them since was captured.';
+comment on column busymate_stats.seal_partitions.leaf is 'The partition.';
+comment on column busymate_stats.seal_partitions.file is 'The file that was empty.';
+comment on column busymate_stats.seal_partitions.trigger is 'The capture trigger that it got: another one each time that it joins.';
+
 create function busymate_stats.capture_change() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_change_wrapper';
 comment on function busymate_stats.capture_change() is
     'Trigger: writes down what a statement changes in rows before the capture threshold.';
+
+create function busymate_stats.capture_row() returns trigger
+    language c as 'MODULE_PATHNAME', 'capture_row_wrapper';
+comment on function busymate_stats.capture_row() is
+    'Trigger: writes down what is changed of a row before the capture threshold, in partitioned entries.';
 
 -- These two sit on every DDL of the database, so they never raise. What they guard against is a trigger of ours that
 -- misses rows, or takes one column for another, for a while: a disabled one, a child or parent table, a subscription, a
@@ -109,10 +128,11 @@ begin
            lateral (
                select 'trigger disabled on entries' as reason
                  from pg_event_trigger_ddl_commands() command
-                where command.classid = 'pg_class'::regclass and command.objid = a.entries
+                where command.classid = 'pg_class'::regclass
                   and exists (select from pg_trigger t
-                               where t.tgrelid = a.entries and t.tgfoid = 'busymate_stats.capture_change'::regproc
-                                 and t.tgenabled <> 'A')
+                               where t.tgrelid = command.objid and t.tgenabled <> 'A'
+                                 and t.tgfoid in ('busymate_stats.capture_change'::regproc,
+                                                  'busymate_stats.capture_row'::regproc))
                union all
                select 'column renamed'
                  from pg_event_trigger_ddl_commands() command
@@ -121,13 +141,33 @@ begin
                select 'inheritance'
                  from pg_event_trigger_ddl_commands() command
                  join pg_inherits i on command.objid in (i.inhrelid, i.inhparent)
+                 join pg_class c on c.oid = a.entries and c.relkind = 'r'
                 where command.classid = 'pg_class'::regclass and a.entries in (i.inhrelid, i.inhparent)
                union all
                select 'subscription'
                  from pg_subscription_rel s
-                where s.srrelid = a.entries and tg_tag like '%SUBSCRIPTION'
+                where tg_tag like '%SUBSCRIPTION'
+                  and (s.srrelid = a.entries
+                       or exists (select from pg_trigger t
+                                   where t.tgrelid = s.srrelid and t.tgfoid = 'busymate_stats.capture_row'::regproc))
            ) cause
      limit 1;
+
+    -- Partitions that this command has brought, and that hold no row: they are locked by it, so nobody is waited for.
+    if tg_tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA')
+        and exists (select from busymate_stats.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p')
+    then
+        insert into busymate_stats.seal_partitions
+        select leaf.oid, leaf.relfilenode, t.oid
+          from pg_locks own
+          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats.capture_row'::regproc
+          join pg_class leaf on leaf.oid = own.relation and leaf.relkind = 'r'
+         where own.pid = pg_backend_pid() and own.locktype = 'relation' and own.mode = 'AccessExclusiveLock'
+           and own.database = (select oid from pg_database where datname = current_database())
+           and pg_relation_size(leaf.oid) = 0
+           and not exists (select from busymate_stats.seal_partitions known
+                            where (known.leaf, known.file, known.trigger) = (leaf.oid, leaf.relfilenode, t.oid));
+    end if;
 exception when others then
     return;
 end
@@ -140,7 +180,10 @@ create function busymate_stats.watch_drop() returns event_trigger
     set search_path = pg_catalog, pg_temp
     as $$
 begin
+    -- One that goes because its partition is detached voids nothing.
     if exists (select from pg_event_trigger_dropped_objects() dropped
+                 join busymate_stats.attachment a
+                   on a.entries = to_regclass(format('%I.%I', dropped.address_names[1], dropped.address_names[2]))
                 where dropped.object_type = 'trigger'
                   and dropped.address_names[3] like 'busymate\_stats\_%') then
         insert into busymate_stats.seal_markers values ('trigger dropped on entries', clock_timestamp());

@@ -157,6 +157,21 @@ begin
             hint = format('Run ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'').', publication);
     end if;
     perform busymate_stats.add_to_publication(publication);
+    -- A feed that was in it already, with part of its columns or rows: Realtime would push half a snapshot, or none.
+    select member.relid into feed
+      from pg_get_publication_tables(publication) member
+     where member.relid in ('public.service_stats'::regclass, 'public.service_status'::regclass)
+       and (member.qual is not null
+            or exists (select from pg_attribute a
+                        where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                          and a.attnum <> all (member.attrs::int2[])))
+     limit 1;
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = format('publication "%s" has table %s with a column list or a row filter', publication, feed),
+            hint = format('Run ALTER PUBLICATION %I DROP TABLE %s, then publish again.', publication, feed);
+    end if;
     insert into busymate_stats.publications (name) values (publication) on conflict do nothing;
 end
 $$;

@@ -16,7 +16,7 @@ comment on column busymate_stats.feed_health.last_refresh is 'When it was last r
 comment on column busymate_stats.feed_health.duration is 'How long that took.';
 comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats.feed_health.note is 'Why the last tick could do no more, where that is no error.';
+comment on column busymate_stats.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON.';
 comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
 
 create function busymate_stats.restore_publications() returns void
@@ -46,6 +46,7 @@ create view busymate_stats.health with (security_barrier = true) as
         select pg_catalog.current_setting('busymate_stats.launcher_state')::pg_catalog.jsonb as state,
                pg_catalog.current_setting('busymate_stats.refresh_interval')::pg_catalog.interval as refresh_interval,
                pg_catalog.current_setting('busymate_stats.seal_interval')::pg_catalog.interval as seal_interval,
+               pg_catalog.current_setting('busymate_stats.verify_interval')::pg_catalog.interval as verify_interval,
                pg_catalog.current_setting('busymate_stats.status_interval')::pg_catalog.interval as status_interval,
                pg_catalog.current_setting('busymate_stats.status_source') as status_source
          -- has_capability loads the library, which defines the settings.
@@ -64,7 +65,12 @@ create view busymate_stats.health with (security_barrier = true) as
                       where not exists (
                           select from pg_catalog.pg_publication p,
                                       lateral pg_catalog.pg_get_publication_tables(p.pubname) member
-                           where p.pubname = remembered.name and member.relid = feed.relid))) as unpublished
+                           where p.pubname = remembered.name and member.relid = feed.relid
+                             and member.qual is null
+                             and not exists (
+                                 select from pg_catalog.pg_attribute a
+                                  where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
+                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished
     )
     select 'stats'::text as feed,
            kept.last_refresh,
@@ -105,10 +111,22 @@ create view busymate_stats.health with (security_barrier = true) as
                'since', coalesce(marked.made_at, kept.note_since,
                                  case when sealed.far is not null then sealed.far_since end),
                'error_since', kept.error_since,
-               'seal_interval', launcher.seal_interval)
+               'seal_interval', launcher.seal_interval,
+               'verify_interval', launcher.verify_interval,
+               'verified_at', verified.last_refresh,
+               'verify_error', verified.last_error,
+               'mismatch', verified.note::pg_catalog.jsonb,
+               'mismatch_at', verified.note_since,
+               'devices', pg_catalog.jsonb_build_object(
+                   'counted', roster.counted_at is not null,
+                   'counted_at', roster.counted_at,
+                   'duration', roster.took * interval '1 microsecond',
+                   'reason', coalesce(devices.last_error, devices.note),
+                   'since', coalesce(devices.error_since, devices.note_since)))
       from launcher
      cross join facts
       left join busymate_stats.feed_health kept on kept.feed = 'seal'
+      left join busymate_stats.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total,
                         case when s.boundary > now.moment + interval '1 hour' then 'sealed beyond the clock: it was set back'
                              when s.boundary < now.moment - interval '1 hour' then 'sealed more than an hour ago'
@@ -118,6 +136,9 @@ create view busymate_stats.health with (security_barrier = true) as
                   where s.boundary = s.goal order by s.version desc limit 1) sealed on true
       left join (select m.reason, m.made_at from busymate_stats.seal_markers m
                   order by m.made_at limit 1) marked on true
+      left join busymate_stats.feed_health devices on devices.feed = 'devices'
+      left join (select r.counted_at, r.took from busymate_stats.roster_state r
+                  order by r.version desc limit 1) roster on true
     union all
     -- Its age is that of the row, whoever wrote it.
     select 'status',

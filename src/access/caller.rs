@@ -2,8 +2,9 @@
 
 use super::claims;
 use super::grants::{Grant, Grants};
+use crate::pg::invalidation::Watch;
 use crate::pg::scan::{Seen, find_relation, scan};
-use crate::pg::{identity, invalidation, setting};
+use crate::pg::{identity, setting};
 use crate::settings;
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -28,6 +29,8 @@ struct Cache {
     callers: HashMap<Key, Rc<Grants>>,
 }
 
+static GRANT_TABLES: Watch = Watch::new();
+
 thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();
 }
@@ -40,7 +43,7 @@ pub fn caller_grants() -> Rc<Grants> {
         return Rc::default();
     }
     // First of all, for it takes in what others have committed: a role's attributes change too.
-    let generation = invalidation::generation();
+    let generation = GRANT_TABLES.generation();
     let role = identity::outer_role();
     if identity::bypasses_rls(role) {
         return Rc::new(Grants::everything());
@@ -58,7 +61,7 @@ pub fn caller_grants() -> Rc<Grants> {
     };
     let grants = Rc::new(grants);
     // A change that came in during the look-up may or may not be in it: then nothing is kept.
-    if invalidation::generation() == generation && key.1.len() <= CACHED_CLAIMS_BYTES {
+    if GRANT_TABLES.generation() == generation && key.1.len() <= CACHED_CLAIMS_BYTES {
         keep(generation, key, Rc::clone(&grants));
     }
     grants
@@ -89,7 +92,7 @@ fn look_up(claims: &[u8]) -> Option<Grants> {
     let user_roles = find_relation(SCHEMA, "user_roles")?;
     let role_capabilities = find_relation(SCHEMA, "role_capabilities")?;
     // Watched before they are read, so that no change falls between.
-    invalidation::watch([Some(user_roles), Some(role_capabilities), None, None]);
+    GRANT_TABLES.watch([Some(user_roles), Some(role_capabilities), None, None]);
     let Some(sub) = claims::subject(claims) else {
         return Some(Grants::default());
     };

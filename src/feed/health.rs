@@ -1,7 +1,7 @@
 //! How each feed fares, for the view `health`, and for the log when it changes.
 
 use crate::fleet::Timestamp;
-use crate::fleet::sealed::progress::progress;
+use crate::fleet::sealed::progress;
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
@@ -55,7 +55,7 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
     record(feed, result);
     match (before, result) {
         (before, Err(failure)) if before.as_deref() != Some(&*describe(failure)) => {
-            let message = format!("busymate_stats could not refresh the {feed} feed: {}", failure.message);
+            let message = format!("busymate_stats could not {}: {}", task(feed).0, failure.message);
             ereport!(
                 WARNING,
                 PgSqlErrorCode::ERRCODE_WARNING,
@@ -66,14 +66,35 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
                 )
             );
         }
-        (Some(_), Ok(_)) => log!("busymate_stats refreshes the {feed} feed again"),
+        (Some(_), Ok(_)) => log!("busymate_stats {} again", task(feed).1),
         _ => {}
+    }
+}
+
+/// What is done for a feed, as one says that it fails and that it goes on.
+fn task(feed: &str) -> (String, String) {
+    match feed {
+        "verify" => ("verify what is sealed".into(), "verifies what is sealed".into()),
+        _ => (format!("refresh the {feed} feed"), format!("refreshes the {feed} feed")),
     }
 }
 
 /// Keeps how a tick of the sealer ended: well, with a reason why no more could be done, or with an error. False when our
 /// table is locked against writing.
 pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {
+    note("seal", result, progress::progress)
+}
+
+/// The same of a tick of the roster's sealer.
+pub fn note_roster(result: &Result<Option<String>, Failure>) -> bool {
+    note("devices", result, || None)
+}
+
+fn note(
+    feed: &str,
+    result: &Result<Option<String>, Failure>,
+    progress: impl FnOnce() -> Option<String>,
+) -> bool {
     if !find_relation("busymate_stats", "feed_health").is_some_and(lock_for_writing_now) {
         return false;
     }
@@ -82,17 +103,17 @@ pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {
             let reason = reason.clone().or_else(progress);
             execute(
                 "insert into busymate_stats.feed_health as kept (feed, last_refresh, note, note_since)
-                 values ('seal', pg_catalog.clock_timestamp(), nullif($1, ''),
+                 values ($2, pg_catalog.clock_timestamp(), nullif($1, ''),
                          case when $1 <> '' then pg_catalog.clock_timestamp() end)
                  on conflict (feed) do update
                     set last_refresh = excluded.last_refresh, note = excluded.note,
                         note_since = case when excluded.note is null then null
                                           else coalesce(kept.note_since, excluded.note_since) end,
                         last_error = null, error_since = null",
-                &[Param::Text(reason.as_deref().unwrap_or_default())],
+                &[Param::Text(reason.as_deref().unwrap_or_default()), Param::Text(feed)],
             );
         }
-        Err(failure) => record_and_log("seal", &Err(failure.clone())),
+        Err(failure) => record_and_log(feed, &Err(failure.clone())),
     }
     true
 }

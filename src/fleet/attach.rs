@@ -1,7 +1,7 @@
 //! Taking a fleet on, and letting it go.
 
 use super::attachment::{self, Attachment};
-use super::triggers;
+use super::{roster, triggers};
 use crate::error::UserError;
 use crate::pg::argument::{Name, RegClass};
 use crate::pg::identity::{as_owner, current_role, owns_relation};
@@ -111,8 +111,10 @@ pub fn attach_as(request: &AttachRequest) {
     as_owner(table.owner, || {
         if let Some(present) = &replaced {
             triggers::drop(lock(present.entries).as_ref());
+            roster::triggers::drop(lock(present.devices).as_ref());
         }
         triggers::create(&entries.0, request);
+        roster::triggers::create(&devices.0, request);
         forget_attachment();
         execute(
             "insert into busymate_stats.attachment
@@ -157,6 +159,7 @@ fn detach() {
     }
     as_owner(table.owner, || {
         triggers::drop(lock(present.entries).as_ref());
+        roster::triggers::drop(lock(present.devices).as_ref());
         forget_attachment();
         execute("delete from public.service_stats", &[]);
     });

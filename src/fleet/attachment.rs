@@ -37,6 +37,13 @@ pub struct Attachment {
     pub implied: bool,
 }
 
+impl Attachment {
+    /// The columns of entries that are counted, in the order in which the capture triggers are told of them.
+    pub fn counted_columns(&self) -> [&String; 5] {
+        [&self.entry_time, &self.host, &self.status, &self.source, &self.entry_device]
+    }
+}
+
 /// The attachment that the running statement sees, or the latest.
 pub fn read(seen: Seen) -> Option<Attachment> {
     let table = find_relation("busymate_stats", "attachment")?;

@@ -37,14 +37,14 @@ pub fn threshold(seen: Seen) -> Option<(i64, Timestamp)> {
 ///
 /// One that cannot be read counts as the end of time, and as newer than whatever a reader may hold: too much written
 /// down is safe, too little never.
-fn threshold_now() -> (i64, Timestamp) {
+pub fn threshold_now() -> (i64, Timestamp) {
     if broken(Mutant::ThresholdOfStatement) {
         return threshold(Seen::Statement).unwrap_or((i64::MAX, i64::MAX));
     }
     thresholds::published().or_else(|| threshold(Seen::Latest)).unwrap_or((i64::MAX, i64::MAX))
 }
 
-fn is_timestamptz(kind: pg_sys::Oid) -> bool {
+pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
     kind == pg_sys::TIMESTAMPTZOID || base_type(kind) == pg_sys::TIMESTAMPTZOID
 }
 
@@ -64,7 +64,8 @@ fn capture_change<'a>(
         return Ok(None);
     };
     let (gen_, threshold) = threshold_now();
-    let mut late = Late { gen_, threshold, time, trigger, columns: None, pending: HashMap::new() };
+    let relation = trigger.relid()?;
+    let mut late = Late { gen_, threshold, time, relation, trigger, columns: None, pending: HashMap::new() };
     late.read(Transition::old(trigger), Transition::new(trigger));
     late.write();
     Ok(None)
@@ -79,12 +80,58 @@ pub fn mark(reason: &str) {
 }
 
 /// A counted column: its number and its type; `None` when it is gone.
-type Column = Option<(i16, pg_sys::Oid)>;
+pub type Column = Option<(i16, pg_sys::Oid)>;
+
+/// Host, status, source and device; `named` finds the column that an argument of the trigger names.
+pub fn counted_columns(named: impl Fn(usize) -> Column) -> [Column; 4] {
+    std::array::from_fn(|place| {
+        let column = named(place + 1);
+        if column.is_none() {
+            mark("column changed");
+        }
+        column.map(|(number, kind)| (number, base_type(kind)))
+    })
+}
+
+/// What is counted of a row.
+pub fn entry_of(time: Timestamp, columns: &[Column; 4], row: &Slot) -> Entry {
+    let [host, status, source, device] = *columns;
+    let text = |column: Column| column.and_then(|(number, kind)| row.text(number, kind));
+    let class = class_of(text(status).and_then(|status| status.parse().ok())) as i64;
+    Entry {
+        time,
+        source: text(source).unwrap_or_else(|| "unknown".into()),
+        class,
+        host: text(host),
+        device: text(device),
+    }
+}
+
+/// Appends late changes to rows of a relation: how many came, less those that went.
+pub fn write_down<'a>(gen_: i64, relation: pg_sys::Oid, changes: impl Iterator<Item = (&'a Entry, i64)>) {
+    let Some(table) = find_relation(SCHEMA, "late_changes") else {
+        return;
+    };
+    let rows = changes.map(|(entry, n)| {
+        [
+            Cell::Int(gen_),
+            Cell::Timestamp(entry.time),
+            Cell::Text(&entry.source),
+            Cell::Int(entry.class),
+            entry.host.as_deref().map_or(Cell::Null, Cell::Text),
+            entry.device.as_deref().map_or(Cell::Null, Cell::Text),
+            Cell::Int(n),
+            Cell::Oid(relation),
+        ]
+    });
+    append(table, rows);
+}
 
 struct Late<'a> {
     gen_: i64,
     threshold: Timestamp,
     time: i16,
+    relation: pg_sys::Oid,
     trigger: &'a PgTrigger<'a>,
     /// Of host, status, source, device: looked up when the first late row comes.
     columns: Option<[Column; 4]>,
@@ -125,24 +172,9 @@ impl Late<'_> {
 
     fn entry(&mut self, row: &Slot, time: Timestamp) -> Entry {
         let trigger = self.trigger;
-        let [host, status, source, device] = *self.columns.get_or_insert_with(|| {
-            std::array::from_fn(|place| {
-                let column = named_column(trigger, place + 1);
-                if column.is_none() {
-                    mark("column changed");
-                }
-                column.map(|(number, kind)| (number, base_type(kind)))
-            })
-        });
-        let text = |column: Column| column.and_then(|(number, kind)| row.text(number, kind));
-        let class = class_of(text(status).and_then(|status| status.parse().ok())) as i64;
-        Entry {
-            time,
-            source: text(source).unwrap_or_else(|| "unknown".into()),
-            class,
-            host: text(host),
-            device: text(device),
-        }
+        let columns =
+            self.columns.get_or_insert_with(|| counted_columns(|argument| named_column(trigger, argument)));
+        entry_of(time, columns, row)
     }
 
     fn write(&mut self) {
@@ -150,21 +182,7 @@ impl Late<'_> {
         if self.pending.is_empty() {
             return;
         }
-        let gen_ = self.gen_;
-        if let Some(table) = find_relation(SCHEMA, "late_changes") {
-            let rows = self.pending.iter().map(|(entry, n)| {
-                [
-                    Cell::Int(gen_),
-                    Cell::Timestamp(entry.time),
-                    Cell::Text(&entry.source),
-                    Cell::Int(entry.class),
-                    entry.host.as_deref().map_or(Cell::Null, Cell::Text),
-                    entry.device.as_deref().map_or(Cell::Null, Cell::Text),
-                    Cell::Int(*n),
-                ]
-            });
-            append(table, rows);
-        }
+        write_down(self.gen_, self.relation, self.pending.iter().map(|(entry, n)| (entry, *n)));
         self.pending.clear();
     }
 }

@@ -3,14 +3,19 @@
 mod attach;
 mod attachment;
 mod capture;
+mod capture_row;
 mod clock;
 mod create;
 mod figures;
 mod oracle;
+pub mod roster;
 pub mod sealed;
+mod tree;
 mod triggers;
+mod verify;
 
 pub use clock::{Timestamp, iso, timestamp};
+pub use verify::{compare, is_sealed, void_seal};
 
 use crate::access::caller_grants;
 use crate::error::UserError;
@@ -20,7 +25,13 @@ use crate::torture;
 use attachment::lock_attached;
 use figures::Figures;
 use pgrx::prelude::*;
+use roster::reader::Missing;
 use serde_json::Value;
+
+/// Has what is written into entries captured.
+pub fn register() {
+    capture_row::register();
+}
 
 /// Whether there is a fleet to count.
 pub fn is_attached() -> bool {
@@ -47,6 +58,11 @@ enum Way {
 }
 
 fn snapshot_at(as_of: Timestamp, way: Way) -> Value {
+    snapshot_and_way(as_of, way).0
+}
+
+/// The snapshot, and the way it was come by in the end.
+fn snapshot_and_way(as_of: Timestamp, way: Way) -> (Value, Way) {
     let fleet = attachment::read(Seen::Statement).unwrap_or_else(|| attachment::raise_nothing_attached());
     // Both are locked before either owner is looked at: an owner cannot change under a lock.
     let entries = lock_attached(fleet.entries, "entries");
@@ -60,11 +76,27 @@ fn snapshot_at(as_of: Timestamp, way: Way) -> Value {
         }
         Way::Plain => None,
     };
+    let way = if sealed.is_some() { Way::Sealed } else { Way::Plain };
     let busiest = sealed.unwrap_or_else(|| {
         as_owner(entries.owner, || oracle::read_entries(&fleet, &entries.name, &mut figures))
     });
-    as_owner(devices.owner, || oracle::read_devices(&fleet, &devices.name, busiest, &mut figures));
-    figures.snapshot()
+    let counted = match way {
+        Way::Sealed => {
+            let answer = roster::reader::read_devices(&fleet, &devices, &mut figures);
+            torture::note_roster_way(&answer);
+            answer
+        }
+        Way::Plain => Err(Missing::All(String::new())),
+    };
+    as_owner(devices.owner, || {
+        match counted {
+            Ok(()) => {}
+            Err(Missing::All(_)) => oracle::count_devices(&fleet, &devices.name, &mut figures),
+            Err(Missing::Online(_)) => oracle::count_online(&fleet, &devices.name, &mut figures),
+        }
+        figures.top_devices = oracle::name_devices(&fleet, &devices, busiest);
+    });
+    (figures.snapshot(), way)
 }
 
 fn required(as_of: Option<TimestampWithTimeZone>) -> Timestamp {

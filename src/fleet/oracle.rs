@@ -7,7 +7,7 @@ use super::attachment::Attachment;
 use super::clock::{DAY, HOUR, before};
 use super::figures::{BusyDevice, Count, Figures, MIX_KEYS};
 use crate::pg::query::{Param, Row, select, select_one, select_planned};
-use crate::pg::relation::{column_number, column_type};
+use crate::pg::relation::{LockedRelation, column_number, column_type};
 use crate::settings;
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
@@ -69,18 +69,11 @@ fn by_key(key: &str, relation: &str, filter: &str) -> String {
     )
 }
 
-/// Fills in what comes from devices, the busiest ones' names too.
-pub fn read_devices(fleet: &Attachment, devices: &str, busiest: Vec<Count>, figures: &mut Figures) {
-    let [key, name, connection_type, last_seen] =
-        [&fleet.device_key, &fleet.device_name, &fleet.connection_type, &fleet.last_seen]
-            .map(quote_identifier);
-    let online = match &fleet.online {
-        Some(column) => quote_identifier(column),
-        None => format!("{last_seen} > $1"),
-    };
-    let seen_after = Param::Timestamp(before(figures.as_of, settings::online_window_us()));
-
-    // One scan for all three figures, by a plan that is kept: this is most of what a call costs once entries are sealed.
+/// Fills in how many devices there are, by connection type, and how many are online.
+pub fn count_devices(fleet: &Attachment, devices: &str, figures: &mut Figures) {
+    let connection_type = quote_identifier(&fleet.connection_type);
+    let (online, seen_after) = (online(fleet), seen_after(figures));
+    // One scan for all three figures.
     let mut totals = (0, 0);
     let mut types = select_planned(
         &format!(
@@ -97,29 +90,88 @@ pub fn read_devices(fleet: &Attachment, devices: &str, busiest: Vec<Count>, figu
     types.truncate(MIX_KEYS as usize);
     (figures.total_devices, figures.online_devices) = totals;
     figures.connection_types = types;
-    // A uuid's text casts back to it, whatever wrote it, so its index can be used.
-    let is_uuid = |relation, column: &str| match column_number(relation, column) {
-        number if number > 0 => column_type(relation, number) == pg_sys::UUIDOID,
-        _ => false,
+}
+
+/// Fills in how many devices are online.
+pub fn count_online(fleet: &Attachment, devices: &str, figures: &mut Figures) {
+    let sql = format!("select count(*) from {devices} where {}", online(fleet));
+    figures.online_devices =
+        select_planned(&sql, &[seen_after(figures)], |row| row.int(1)).pop().unwrap_or(0);
+}
+
+fn online(fleet: &Attachment) -> String {
+    match &fleet.online {
+        Some(column) => quote_identifier(column),
+        None => format!("{} > $1", quote_identifier(&fleet.last_seen)),
+    }
+}
+
+fn seen_after(figures: &Figures) -> Param<'static> {
+    Param::Timestamp(before(figures.as_of, settings::online_window_us()))
+}
+
+/// The busiest devices with their names, which are looked up by the key's index where its type lets a text be one.
+pub fn name_devices(fleet: &Attachment, devices: &LockedRelation, busiest: Vec<Count>) -> Vec<BusyDevice> {
+    let [key, name] = [&fleet.device_key, &fleet.device_name].map(quote_identifier);
+    let kind = match column_number(devices.oid, &fleet.device_key) {
+        number if number > 0 => column_type(devices.oid, number),
+        _ => pg_sys::InvalidOid,
     };
-    let wanted = if is_uuid(fleet.entries, &fleet.entry_device) && is_uuid(fleet.devices, &fleet.device_key) {
-        format!("{key} = any ($1::uuid[])")
-    } else {
-        format!("{key}::text = any ($1)")
+    let (wanted, is_key): (_, fn(&str) -> bool) = match kind {
+        pg_sys::UUIDOID => (format!("{key} = any ($1::uuid[])"), is_uuid),
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => {
+            (format!("{key} = any ($1::int8[])"), is_integer)
+        }
+        _ => (format!("{key}::text = any ($1)"), |_| true),
     };
-    let keys: Vec<String> = busiest.iter().map(|device| device.key.clone()).collect();
+    let keys: Vec<String> =
+        busiest.iter().map(|device| device.key.clone()).filter(|key| is_key(key)).collect();
     let mut names: HashMap<String, Option<String>> = select_planned(
         &format!(
-            "select ({key}::text) collate \"C\", min(({name}::text) collate \"C\") from {devices}
-              where {wanted} group by 1"
+            "select ({key}::text) collate \"C\", min(({name}::text) collate \"C\") from {}
+              where {wanted} group by 1",
+            devices.name
         ),
         &[Param::Texts(&keys)],
         |row| (row.text(1).unwrap_or_default(), row.text(2)),
     )
     .into_iter()
     .collect();
-    figures.top_devices = busiest
+    busiest
         .into_iter()
         .map(|Count { key, count }| BusyDevice { name: names.remove(&key).flatten(), key, count })
-        .collect();
+        .collect()
+}
+
+/// Whether a text is what a uuid reads as.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+        })
+}
+
+/// Whether a text is what an integer reads as.
+fn is_integer(text: &str) -> bool {
+    text.parse::<i64>().is_ok_and(|number| number.to_string() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_key_reads_as_is_looked_up() {
+        assert!(is_uuid("0b0ff1ce-0123-4567-89ab-cdef01234567"));
+        for other in
+            ["", "0B0FF1CE-0123-4567-89AB-CDEF01234567", "0b0ff1ce012345678 9abcdef012345678901", "{x}"]
+        {
+            assert!(!is_uuid(other), "{other}");
+        }
+        assert!(is_integer("0") && is_integer("-17") && is_integer("9223372036854775807"));
+        for other in ["", "+1", "01", " 1", "1.0", "9223372036854775808", "-0"] {
+            assert!(!is_integer(other), "{other}");
+        }
+    }
 }

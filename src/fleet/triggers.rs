@@ -2,11 +2,12 @@
 
 use super::attachment::Attachment;
 use super::capture;
-use super::sealed::state::{TRIGGER_FUNCTION, TRIGGERS};
-use crate::pg::query::{Param, execute};
+use super::sealed::state::{ROW_FUNCTION, ROW_TRIGGER, TRIGGER_FUNCTION, TRIGGERS};
+use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::LockedRelation;
 use crate::pg::scan::Seen;
 use crate::pg::thresholds;
+use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
 
 /// What each trigger fires on, in the order of [`TRIGGERS`].
@@ -19,36 +20,85 @@ const EVENTS: [&str; 4] = [
 
 /// Makes the triggers, where the relation can have them. They go with the extension, not with CASCADE.
 pub fn create(entries: &LockedRelation, fleet: &Attachment) {
-    if entries.kind != b'r' {
-        return;
+    let arguments: Vec<String> = fleet.counted_columns().into_iter().map(quote_literal).collect();
+    let arguments = arguments.join(", ");
+    match entries.kind {
+        b'r' => {
+            for (name, event) in TRIGGERS.into_iter().zip(EVENTS) {
+                let event = event.replace("{}", &entries.name);
+                create_one(
+                    entries,
+                    name,
+                    &event,
+                    &format!("statement execute function {TRIGGER_FUNCTION}({arguments})"),
+                );
+            }
+        }
+        b'p' if !has_foreign_partition(entries) => {
+            // A TRUNCATE needs none: it gives every partition another file.
+            let event = format!("insert or update or delete on {}", entries.name);
+            create_one(
+                entries,
+                ROW_TRIGGER,
+                &event,
+                &format!("row execute function {ROW_FUNCTION}({arguments})"),
+            );
+        }
+        _ => notice_plain(entries),
     }
-    let columns = [&fleet.entry_time, &fleet.host, &fleet.status, &fleet.source, &fleet.entry_device];
-    let arguments: Vec<String> = columns.into_iter().map(quote_literal).collect();
-    for (name, event) in TRIGGERS.into_iter().zip(EVENTS) {
-        let event = event.replace("{}", &entries.name);
-        let arguments = arguments.join(", ");
-        execute(
-            &format!(
-                "create trigger {name} after {event} for each statement execute function {TRIGGER_FUNCTION}({arguments})"
-            ),
-            &[],
-        );
-        execute(&format!("alter table {} enable always trigger {name}", entries.name), &[]);
-        execute(
-            &format!("alter trigger {name} on {} depends on extension busymate_stats", entries.name),
-            &[],
-        );
-    }
+}
+
+fn create_one(entries: &LockedRelation, name: &str, event: &str, action: &str) {
+    let table = &entries.name;
+    execute(&format!("create trigger {name} after {event} for each {action}"), &[]);
+    // On partitions too, those that come later as well.
+    execute(&format!("alter table {table} enable always trigger {name}"), &[]);
+    execute(&format!("alter trigger {name} on {table} depends on extension busymate_stats"), &[]);
+}
+
+/// Whether some partition is a foreign table: what is written into it elsewhere fires no trigger here.
+fn has_foreign_partition(entries: &LockedRelation) -> bool {
+    let found = select_latest(
+        "with recursive tree as (
+             select $1 as oid
+             union all
+             select i.inhrelid from tree join pg_catalog.pg_inherits i on i.inhparent = tree.oid
+         )
+         select c.oid from tree join pg_catalog.pg_class c on c.oid = tree.oid and c.relkind = 'f'",
+        &[Param::Oid(entries.oid)],
+        |row| row.oid(1),
+    );
+    !found.is_empty()
+}
+
+fn notice_plain(entries: &LockedRelation) {
+    let what = match entries.kind {
+        b'p' => "has foreign partitions",
+        b'f' => "is a foreign table",
+        _ => "is a view",
+    };
+    ereport!(
+        PgLogLevel::NOTICE,
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        format!("relation {} {what}, so its changes cannot be captured", entries.name),
+        "Each call of get_stats() reads it by plain queries, whose aggregates PostgreSQL pushes down where it can. \
+         Let callers read service_stats, which a worker refreshes."
+    );
 }
 
 /// Drops the triggers, and forgets what was counted.
 pub fn drop(entries: Option<&LockedRelation>) {
-    if let Some(entries) = entries.filter(|entries| entries.kind == b'r') {
-        for name in TRIGGERS {
+    let names: &[&str] = match entries.map(|entries| entries.kind) {
+        Some(b'r') => &TRIGGERS,
+        Some(b'p') => &[ROW_TRIGGER],
+        _ => &[],
+    };
+    if let Some(entries) = entries {
+        for name in names {
             execute(&format!("drop trigger if exists {name} on {}", entries.name), &[]);
         }
     }
-    for table in ["seal_state", "seal_keys", "seal_look", "seal_markers", "late_changes"] {
+    for table in ["seal_state", "seal_keys", "seal_look", "seal_markers", "seal_partitions", "late_changes"] {
         execute(&format!("delete from busymate_stats.{table}"), &[]);
     }
     // A snapshot that is older than this transaction's work may have left rows: whoever seals next begins anew.

@@ -13,6 +13,8 @@ pub enum Cell<'a> {
     Timestamp(i64),
     /// `text`
     Text(&'a str),
+    /// `oid`
+    Oid(pg_sys::Oid),
 }
 
 impl Cell<'_> {
@@ -21,6 +23,7 @@ impl Cell<'_> {
             Cell::Null => None,
             Cell::Int(value) | Cell::Timestamp(value) => value.into_datum(),
             Cell::Text(value) => value.into_datum(),
+            Cell::Oid(value) => value.into_datum(),
         }
     }
 }

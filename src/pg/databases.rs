@@ -57,14 +57,32 @@ pub fn is_claimed(database: pg_sys::Oid) -> bool {
         locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
     };
-    let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+    conflicts(&tag, pg_sys::RowExclusiveLock)
+}
+
+/// Whether somebody holds `relation` of `database` against every reader, or waits to. Waits for nobody.
+pub fn is_wanted_alone(database: pg_sys::Oid, relation: pg_sys::Oid) -> bool {
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: database.to_u32(),
+        locktag_field2: relation.to_u32(),
+        locktag_field3: 0,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    conflicts(&tag, pg_sys::AccessShareLock)
+}
+
+/// Whether a lock could not be had at once: it is held in a mode that conflicts, or waited for in one.
+fn conflicts(tag: &pg_sys::LOCKTAG, mode: u32) -> bool {
+    let mode = mode as pg_sys::LOCKMODE;
     // SAFETY: a session lock needs no transaction, and is given back at once.
     unsafe {
-        let result = pg_sys::LockAcquire(&tag, mode, true, true);
+        let result = pg_sys::LockAcquire(tag, mode, true, true);
         if result == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
             return true;
         }
-        pg_sys::LockRelease(&tag, mode, true);
+        pg_sys::LockRelease(tag, mode, true);
     }
     false
 }

@@ -147,6 +147,8 @@ pub fn is_virtual(relation: pg_sys::Oid, number: i16) -> bool {
 
 /// A trigger of a relation.
 pub struct TriggerState {
+    /// Its OID.
+    pub oid: pg_sys::Oid,
     /// Its name.
     pub name: String,
     /// `schema.function` that it calls, not quoted.
@@ -155,9 +157,17 @@ pub struct TriggerState {
     pub always: bool,
     /// Whether it fires for every row or statement of its kind: no WHEN, no list of columns.
     pub unconditional: bool,
+    /// Whether it fires after each row that is inserted, updated or deleted.
+    pub fires_after_each_row: bool,
     /// What it was made with.
     pub arguments: Vec<String>,
 }
+
+/// `tgtype` of AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
+const AFTER_EACH_ROW: u32 = pg_sys::TRIGGER_TYPE_ROW
+    | pg_sys::TRIGGER_TYPE_INSERT
+    | pg_sys::TRIGGER_TYPE_UPDATE
+    | pg_sys::TRIGGER_TYPE_DELETE;
 
 /// The triggers of a relation that is locked.
 pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
@@ -182,9 +192,11 @@ pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
                 let argument =
                     |place| CStr::from_ptr(*trigger.tgargs.add(place)).to_string_lossy().into_owned();
                 found.push(TriggerState {
+                    oid: trigger.tgoid,
                     name: name.into_owned(),
                     function: format!("{schema}.{function}"),
                     always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
+                    fires_after_each_row: trigger.tgtype as u32 == AFTER_EACH_ROW,
                     unconditional: trigger.tgnattr == 0 && trigger.tgqual.is_null(),
                     arguments: (0..count).map(argument).collect(),
                 });

@@ -15,6 +15,9 @@ pub const WORKER_SLOTS: usize = 4;
 /// How many databases can wait to be looked at; one more, and the launcher looks at all of them.
 const ANNOUNCEMENTS: usize = 64;
 
+/// How many relations a worker can say it reads for long.
+pub const HELD: usize = 2;
+
 /// The board that all processes share.
 #[derive(Clone, Copy)]
 pub struct Board {
@@ -25,6 +28,7 @@ pub struct Board {
     announced: [u32; ANNOUNCEMENTS],
     announcements: usize,
     outcomes: [u8; WORKER_SLOTS],
+    held: [[u32; HELD]; WORKER_SLOTS],
 }
 
 impl Default for Board {
@@ -35,6 +39,7 @@ impl Default for Board {
             announced: [0; ANNOUNCEMENTS],
             announcements: 0,
             outcomes: [0; WORKER_SLOTS],
+            held: [[0; HELD]; WORKER_SLOTS],
         }
     }
 }
@@ -92,8 +97,22 @@ impl Board {
         }
     }
 
-    /// Takes a worker's outcome off the board; 0 when it left none.
+    /// A worker will read these for long, and is to be ended when somebody waits for one.
+    pub fn hold(&mut self, slot: usize, relations: [pg_sys::Oid; HELD]) {
+        if let Some(place) = self.held.get_mut(slot) {
+            *place = relations.map(|relation| relation.to_u32());
+        }
+    }
+
+    /// What a worker reads for long.
+    pub fn held(&self, slot: usize) -> Vec<pg_sys::Oid> {
+        let held = self.held.get(slot).into_iter().flatten();
+        held.filter(|relation| **relation != 0).map(|relation| pg_sys::Oid::from(*relation)).collect()
+    }
+
+    /// Takes a worker's outcome off the board, and what it held; 0 when it left none.
     pub fn take_outcome(&mut self, slot: usize) -> u8 {
+        self.hold(slot, [pg_sys::InvalidOid; HELD]);
         self.outcomes.get_mut(slot).map_or(0, std::mem::take)
     }
 }

@@ -37,21 +37,8 @@ impl Slot {
 
     /// A column as text, by its type's output function.
     pub fn text(&self, number: i16, type_oid: pg_sys::Oid) -> Option<String> {
-        self.value(number).map(|datum| {
-            if type_oid == pg_sys::TEXTOID || type_oid == pg_sys::VARCHAROID {
-                // SAFETY: a non-null datum of a text type.
-                let bytes = unsafe { super::scan::text_bytes(datum) };
-                return String::from_utf8_lossy(&bytes).into_owned();
-            }
-            let mut output = pg_sys::InvalidOid;
-            let mut is_varlena = false;
-            // SAFETY: the datum is of this type, and the output function's string is NUL-terminated.
-            unsafe {
-                pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
-                let text = pg_sys::OidOutputFunctionCall(output, datum);
-                CStr::from_ptr(text).to_string_lossy().into_owned()
-            }
-        })
+        // SAFETY: the value is not null, and of this type.
+        self.value(number).map(|datum| unsafe { datum_text(datum, type_oid) })
     }
 
     /// A column of type smallint, integer or bigint; `None` when null.
@@ -84,5 +71,25 @@ impl Slot {
     pub fn uuid(&self, number: i16) -> Option<[u8; 16]> {
         // SAFETY: the callers name columns of type uuid: 16 bytes behind a pointer.
         self.value(number).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+    }
+}
+
+/// A value as its type's output function writes it.
+///
+/// # Safety
+/// `datum` is a non-null value of type `kind`.
+pub unsafe fn datum_text(datum: pg_sys::Datum, kind: pg_sys::Oid) -> String {
+    if kind == pg_sys::TEXTOID || kind == pg_sys::VARCHAROID {
+        // SAFETY: a non-null datum of a text type.
+        let bytes = unsafe { super::scan::text_bytes(datum) };
+        return String::from_utf8_lossy(&bytes).into_owned();
+    }
+    let mut output = pg_sys::InvalidOid;
+    let mut is_varlena = false;
+    // SAFETY: the datum is of this type, and the output function's string is NUL-terminated.
+    unsafe {
+        pg_sys::getTypeOutputInfo(kind, &mut output, &mut is_varlena);
+        let text = pg_sys::OidOutputFunctionCall(output, datum);
+        CStr::from_ptr(text).to_string_lossy().into_owned()
     }
 }

@@ -76,3 +76,14 @@ pub fn named_column(trigger: &PgTrigger, argument: usize) -> Option<(i16, pg_sys
             .map(|column| (column.attnum, column.atttypid))
     }
 }
+/// The arguments that a trigger was made with.
+pub fn arguments(trigger: &PgTrigger) -> Vec<String> {
+    let trigger = trigger.trigger();
+    let count = usize::try_from(trigger.tgnargs).unwrap_or(0);
+    // SAFETY: tgargs holds tgnargs strings that end with NUL.
+    unsafe {
+        (0..count)
+            .map(|place| CStr::from_ptr(*trigger.tgargs.add(place)).to_string_lossy().into_owned())
+            .collect()
+    }
+}

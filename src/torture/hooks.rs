@@ -1,12 +1,14 @@
 //! The torture's hooks. Its tests declare the functions for themselves: the install script knows nothing of them.
 
 use super::Mutant;
+use crate::fleet::roster;
 use crate::fleet::sealed::sealer::{Ground, Step, Stride, move_threshold};
+use crate::pg::setting;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 
 /// Names of [`Mutant`]s with commas between.
 static MUTANTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -16,10 +18,16 @@ static CLOCK_STEP: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 thread_local! {
     static WAYS: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
+    static ROSTER_WAYS: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Defines the torture's settings.
 pub fn register() {
+    setting::define(
+        c"busymate_stats.torture_roster_ground",
+        c"Takes what the roster's sealer takes before its snapshot.",
+        show_roster_ground,
+    );
     GucRegistry::define_string_guc(
         c"busymate_stats.mutants",
         c"The rules that are broken on purpose.",
@@ -60,6 +68,15 @@ pub fn note_way<T>(answer: &Result<T, String>) {
     WAYS.with_borrow_mut(|ways| *ways.entry(way).or_default() += 1);
 }
 
+/// The same of how the devices' figures were come by.
+pub fn note_roster_way(answer: &Result<(), roster::reader::Missing>) {
+    let way = match answer {
+        Ok(()) => "counted".to_owned(),
+        Err(missing) => missing.to_string(),
+    };
+    ROSTER_WAYS.with_borrow_mut(|ways| *ways.entry(way).or_default() += 1);
+}
+
 /// Which ways this session's answers were come by, and how often, since the last call.
 #[pg_extern]
 fn torture_ways() -> pgrx::JsonB {
@@ -80,5 +97,50 @@ fn torture_step(step: &str, stride: i64) -> String {
         Ok(Step::Done) | Err(Step::Done) => "done".into(),
         Ok(Step::Waits(reason)) | Err(Step::Waits(reason)) => reason,
         Err(Step::Moved) => unreachable!("taking the ground moves nothing"),
+    }
+}
+
+/// Which ways this session's figures of devices were come by, and how often, since the last call.
+#[pg_extern]
+fn torture_roster_ways() -> pgrx::JsonB {
+    pgrx::JsonB(serde_json::json!(ROSTER_WAYS.take()))
+}
+
+thread_local! {
+    static ROSTER_GROUND: RefCell<Option<Result<roster::sealer::Ground, Step>>> = const { RefCell::new(None) };
+}
+
+/// Takes what the roster's sealer takes before its snapshot. A setting, since SHOW needs no snapshot.
+#[pg_guard]
+extern "C-unwind" fn show_roster_ground() -> *const c_char {
+    let ground = roster::sealer::Ground::take();
+    let outcome = match &ground {
+        Ok(_) => "taken".to_owned(),
+        Err(step) => told(step.clone()),
+    };
+    ROSTER_GROUND.set(Some(ground));
+    setting::palloc_string(&outcome)
+}
+
+/// One step of the roster's sealer, on the ground taken last: `threshold`, `look` or `count`.
+#[pg_extern]
+fn torture_roster_step(step: &str) -> String {
+    let Some(ground) = ROSTER_GROUND.take() else {
+        return "no ground".into();
+    };
+    let outcome = ground.map(|ground| match step {
+        "threshold" => ground.move_threshold(),
+        "look" => ground.look(),
+        "tick" => ground.step().unwrap_or(Step::Done),
+        _ => ground.count(),
+    });
+    told(outcome.unwrap_or_else(|step| step))
+}
+
+fn told(step: Step) -> String {
+    match step {
+        Step::Moved => "moved".into(),
+        Step::Done => "done".into(),
+        Step::Waits(reason) => reason,
     }
 }

@@ -30,12 +30,40 @@ pub enum Mutant {
     LateForgotten,
     /// A call from inside a statement that writes is answered from what is sealed.
     InsideStatement,
+    /// A row that is late in a file which a TRUNCATE may still empty in place is written down like any other.
+    NewFileTrusted,
+    /// The file of a leaf is no part of what a state holds for.
+    LeafFileUnseen,
+    /// A partition with rows in the windows may go.
+    RecentLeafGone,
+    /// A partition that comes is taken for empty.
+    FullLeafTrusted,
+    /// What was counted of a partition stays when it has gone.
+    GoneLeafCounted,
+    /// Late changes of a partition that has gone are counted.
+    GoneLeafNotIgnored,
+    /// The sealer looks for writers on the root alone.
+    LeafWritersUnseen,
+    /// The roster's sealer does not wait for those who were writing.
+    RosterNoDrain,
+    /// The roster's sealer looks who is writing after it has taken its snapshot.
+    RosterLookInSnapshot,
+    /// A writer of devices keeps the threshold that it has read once.
+    RosterThresholdKept,
+    /// The devices' file is no part of what was counted for.
+    RosterFileUnseen,
+    /// Whether the trigger on devices was disabled meanwhile is no part of what was counted for.
+    RosterTriggerUnseen,
+    /// A reader takes a moment that the count does not tell apart for one that it does.
+    RosterMomentUnchecked,
+    /// A reader leaves out what has changed since the count.
+    RosterChangesForgotten,
 }
 
 #[cfg(feature = "torture")]
 mod hooks;
 #[cfg(feature = "torture")]
-pub use hooks::{broken, clock, note_way, register};
+pub use hooks::{broken, clock, note_roster_way, note_way, register};
 
 #[cfg(not(feature = "torture"))]
 mod hooks {
@@ -54,8 +82,11 @@ mod hooks {
     /// Remembers which way an answer was come by: nobody asks.
     pub fn note_way<T>(_: &Result<T, String>) {}
 
+    /// The same of how the devices' figures were come by.
+    pub fn note_roster_way<E>(_: &Result<(), E>) {}
+
     /// Defines the torture's settings: there are none.
     pub fn register() {}
 }
 #[cfg(not(feature = "torture"))]
-pub use hooks::{broken, clock, note_way, register};
+pub use hooks::{broken, clock, note_roster_way, note_way, register};

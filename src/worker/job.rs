@@ -12,10 +12,22 @@ pub enum Job {
     Seal,
     /// Check the infrastructure, for `service_status`.
     Status,
+    /// Hold the sealed statistics against a plain count.
+    Verify,
 }
 
 /// Every job. The first that is on looks whether a database has the extension.
-pub const JOBS: [Job; 3] = [Job::Refresh, Job::Seal, Job::Status];
+pub const JOBS: [Job; 4] = [Job::Refresh, Job::Seal, Job::Status, Job::Verify];
+
+/// How long a job that has time waits before a database's first turn: until a server that has just started has done
+/// what is asked of it first.
+const REST: Duration = Duration::from_secs(10 * 60);
+
+/// When such a job is tried again that could not be done, or was ended for DDL.
+const RETRY: Duration = Duration::from_secs(60 * 60);
+
+/// When any other is.
+pub const ASIDE: Duration = Duration::from_secs(1);
 
 impl Job {
     /// Its place among [`JOBS`].
@@ -33,6 +45,21 @@ impl Job {
         self == Job::Status
     }
 
+    /// Whether it reads so much that one database after the other has it, and none at once.
+    pub fn has_time(self) -> bool {
+        self == Job::Verify
+    }
+
+    /// How long after a database was found its first turn comes.
+    pub fn first_after(self, interval: Duration) -> Duration {
+        if self.has_time() { interval.min(REST) } else { Duration::ZERO }
+    }
+
+    /// When to try again after stepping aside.
+    pub fn again_after(self, interval: Duration) -> Duration {
+        if self.has_time() { interval.min(RETRY) } else { ASIDE }
+    }
+
     /// How often it runs; `None` for never.
     pub fn interval(self) -> Option<Duration> {
         let milliseconds = match self {
@@ -40,6 +67,7 @@ impl Job {
             Job::Seal => settings::seal_interval_ms(),
             Job::Status if settings::status_source() != StatusSource::Local => 0,
             Job::Status => settings::status_interval_ms(),
+            Job::Verify => settings::verify_interval_ms(),
         };
         (milliseconds > 0).then(|| Duration::from_millis(milliseconds as u64))
     }

@@ -116,8 +116,12 @@ impl Launcher {
 
     /// Ends the workers whose database somebody wants for himself.
     fn step_aside(&mut self) {
-        for running in self.running.iter_mut().flatten().filter(|running| !running.terminated) {
-            if databases::is_claimed(pg_sys::Oid::from(running.database)) {
+        for (slot, running) in self.running.iter_mut().enumerate() {
+            let Some(running) = running.as_mut().filter(|running| !running.terminated) else {
+                continue;
+            };
+            let database = pg_sys::Oid::from(running.database);
+            if databases::is_claimed(database) || relations_are_wanted(database, slot) {
                 running.worker.terminate();
                 running.terminated = true;
             }
@@ -199,6 +203,11 @@ impl Launcher {
         let wait = until.saturating_duration_since(now).min(LOOK_AGAIN);
         if busy { wait.min(WATCH) } else { wait }
     }
+}
+
+/// Whether a statement waits for a relation that the worker in `slot` reads for long.
+fn relations_are_wanted(database: pg_sys::Oid, slot: usize) -> bool {
+    shared::read().held(slot).into_iter().any(|relation| databases::is_wanted_alone(database, relation))
 }
 
 fn warn_of_versions(database: DatabaseId) {

@@ -7,6 +7,7 @@ mod job;
 mod launcher;
 mod outcome;
 mod refresher;
+mod roster;
 mod schedule;
 mod sealing;
 

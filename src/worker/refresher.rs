@@ -3,7 +3,7 @@
 use super::job::Job;
 use super::outcome::Outcome;
 use super::sealing;
-use crate::feed::StatusRound;
+use crate::feed::{StatusRound, VerifyRound};
 use crate::pg::background::{self, OnTerminate};
 use crate::pg::{shared, transaction};
 use crate::{feed, settings, version};
@@ -44,6 +44,7 @@ pub fn run(assignment: Assignment) {
         Job::Refresh => transaction::transaction(refresh),
         Job::Seal => transaction::transaction(obstacle).unwrap_or_else(sealing::run),
         Job::Status => check_infrastructure(),
+        Job::Verify => verify(assignment.slot),
     };
     shared::write(|board| board.report(assignment.slot, outcome.to_number()));
 }
@@ -59,6 +60,10 @@ fn pin_settings() {
         (c"lock_timeout", c"5s"),
         (c"idle_in_transaction_session_timeout", c"0"),
         (c"application_name", c"busymate_stats"),
+        // A standby that does not answer must not hold up a worker.
+        (c"synchronous_commit", c"local"),
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (c"transaction_timeout", c"0"),
     ] {
         background::override_setting(name, value);
     }
@@ -95,6 +100,30 @@ fn check_infrastructure() -> Outcome {
             transaction::transaction(|| obstacle().unwrap_or_else(|| done(feed::finish_status(answers))))
         }
     }
+}
+
+/// Three transactions: while the second counts, it holds no table of ours, and the last is over at once.
+fn verify(slot: usize) -> Outcome {
+    // It may take long, but not much.
+    background::override_setting(c"max_parallel_workers_per_gather", c"0");
+    let begun = transaction::transaction(|| obstacle().map_or_else(|| Ok(feed::begin_verify()), Err));
+    match begun {
+        Err(outcome) => return outcome,
+        Ok(VerifyRound::Idle) => return Outcome::Done,
+        Ok(VerifyRound::TooEarly) => return Outcome::SteppedAside,
+        Ok(VerifyRound::Due) => {}
+    }
+    let compared = transaction::transaction(|| {
+        feed::compare(verify_limit_ms(), |relations| {
+            shared::write(|board| board.hold(slot, relations));
+        })
+    });
+    transaction::transaction(|| obstacle().unwrap_or_else(|| done(feed::finish_verify(compared))))
+}
+
+/// The other databases wait for their turn.
+fn verify_limit_ms() -> i32 {
+    settings::verify_interval_ms().max(10 * 60 * 1000)
 }
 
 /// A refresh that takes ten intervals is not one: better told than waited for.

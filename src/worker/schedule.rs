@@ -1,6 +1,6 @@
 //! When each job of each database has its next turn. Pure: moments in, decisions out.
 
-use super::job::{JOBS, Job};
+use super::job::{ASIDE, JOBS, Job};
 use super::outcome::Outcome;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,9 +8,6 @@ use std::time::{Duration, Instant};
 /// How often a database without the extension is looked at. CREATE EXTENSION announces itself; this is for what came
 /// another way.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(60);
-
-/// When to try again after stepping aside.
-const ASIDE: Duration = Duration::from_secs(1);
 
 /// The first wait when no worker slot is free; it doubles up to [`LOOK_AGAIN`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -73,21 +70,23 @@ impl Schedule {
     /// These are the databases that there are: new ones are due at once, and those that are gone are forgotten.
     pub fn databases_are(&mut self, present: &[DatabaseId], now: Instant) {
         self.databases.retain(|id, database| database.is_running() || present.contains(id));
-        let turn = Turn { due: now, last_start: now, running: false, again: false };
+        let turns =
+            self.first_turns(now).map(|due| Turn { due, last_start: now, running: false, again: false });
         for id in present {
-            self.databases.entry(*id).or_insert(Database {
-                turns: [turn; JOBS.len()],
-                installed: false,
-                version_differs: false,
-            });
+            self.databases.entry(*id).or_insert(Database { turns, installed: false, version_differs: false });
         }
+    }
+
+    /// When each job of a database that was found `now` has its first turn.
+    fn first_turns(&self, now: Instant) -> [Instant; JOBS.len()] {
+        JOBS.map(|job| now + job.first_after(self.intervals[job.index()].unwrap_or_default()))
     }
 
     /// A database, or with `None` every one, may have changed: it is due at once, or after its running tick.
     pub fn announced(&mut self, id: Option<DatabaseId>, now: Instant) {
         for (_, database) in self.databases.iter_mut().filter(|(known, _)| id.is_none_or(|id| id == **known))
         {
-            for turn in &mut database.turns {
+            for (turn, _) in database.turns.iter_mut().zip(JOBS).filter(|(_, job)| !job.has_time()) {
                 turn.due = now;
                 turn.again = turn.running;
             }
@@ -113,6 +112,10 @@ impl Schedule {
     /// them, which looks.
     fn turns(&self) -> impl Iterator<Item = (Instant, DatabaseId, Job)> {
         let full = self.waiting() >= self.most_waiting;
+        let taken = self
+            .databases
+            .values()
+            .any(|database| JOBS.iter().any(|job| job.has_time() && database.turns[job.index()].running));
         let on = move |job: &Job| self.intervals[job.index()].is_some();
         self.databases.iter().flat_map(move |(id, database)| {
             let looking = !database.installed;
@@ -122,7 +125,7 @@ impl Schedule {
                     if looking { !database.is_running() } else { !database.turns[job.index()].running }
                 },
             )
-            .filter(move |job| !(full && job.waits()))
+            .filter(move |job| !(full && job.waits() || taken && job.has_time()))
             .map(move |job| (database.turns[job.index()].due, *id, job))
         })
     }
@@ -178,6 +181,7 @@ impl Schedule {
         now: Instant,
     ) -> bool {
         let interval = self.intervals[job.index()].unwrap_or(LOOK_AGAIN);
+        let first = self.first_turns(now);
         let Some(database) = self.databases.get_mut(&id) else {
             return false;
         };
@@ -189,16 +193,16 @@ impl Schedule {
         };
         if database.installed && !was_installed {
             // The other jobs have waited for somebody to look.
-            for turn in &mut database.turns {
-                turn.due = now;
+            for (turn, due) in database.turns.iter_mut().zip(first) {
+                turn.due = due;
             }
         }
         let turn = &mut database.turns[job.index()];
         turn.running = false;
         let next = match outcome {
             Outcome::Absent => now + LOOK_AGAIN,
-            Outcome::SteppedAside => now + ASIDE,
-            Outcome::Died if was_terminated => now + ASIDE,
+            Outcome::SteppedAside => now + job.again_after(interval),
+            Outcome::Died if was_terminated => now + job.again_after(interval),
             // Not before a second has passed, however long the tick took.
             Outcome::Done | Outcome::VersionDiffers | Outcome::Died => {
                 (turn.last_start + interval).max(now + ASIDE.min(interval))

@@ -1,6 +1,7 @@
 //! A tick of the sealer: short transactions, one after the other.
 
 use super::outcome::Outcome;
+use super::roster;
 use crate::feed;
 use crate::fleet::sealed::progress::progress;
 use crate::fleet::sealed::sealer::{self, Ground, Step, Stride};
@@ -23,7 +24,9 @@ pub fn run() -> Outcome {
         Step::Waits(reason) => Some(reason),
         Step::Moved | Step::Done => None,
     });
-    if note(&result) { Outcome::Done } else { Outcome::SteppedAside }
+    let noted = note(&result);
+    let counted = roster::run();
+    if noted && counted { Outcome::Done } else { Outcome::SteppedAside }
 }
 
 /// First what is pending. When nothing is, a new threshold, the look for its writers, and once more: where nobody was

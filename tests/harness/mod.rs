@@ -294,6 +294,7 @@ impl Drop for Cluster {
 /// others look.
 pub const NO_WORKER: &str = "busymate_stats.refresh_interval = 0
 busymate_stats.seal_interval = 0
+busymate_stats.verify_interval = 0
 busymate_stats.status_interval = 0";
 
 /// The cluster that all tests of one file share. Each works in a database of its own.

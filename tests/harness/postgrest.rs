@@ -244,7 +244,11 @@ impl PostgRest {
         let sql = call(&function);
         let params: &[&(dyn ToSql + Sync)] =
             if function.takes_body { &[&RawJsonb(&request.body)] } else { &[] };
-        self.answer(request, write, &sql, params, function.media_domain.is_some())
+        let answer = self.answer(request, write, &sql, params, function.media_domain.is_some());
+        if function.gives_nothing && answer.status == 200 {
+            return Response { status: 204, ..Response::default() };
+        }
+        answer
     }
 
     fn table(&self, name: &str, request: &Request) -> Response {

@@ -11,6 +11,8 @@ pub struct Function {
     pub takes_body: bool,
     /// The result's type, quoted, where its name is a media type.
     pub media_domain: Option<String>,
+    /// Its result is void.
+    pub gives_nothing: bool,
 }
 
 pub struct Schema {
@@ -22,7 +24,8 @@ pub struct Schema {
 
 const FUNCTIONS: &str = "
     select p.proname::text, p.provolatile = 'v', p.pronargs = 1,
-           case when t.typname like '%/%' then format('\"%s\".\"%s\"', t.typnamespace::regnamespace, t.typname) end
+           case when t.typname like '%/%' then format('\"%s\".\"%s\"', t.typnamespace::regnamespace, t.typname) end,
+           p.prorettype = 'void'::regtype
       from pg_proc p join pg_type t on t.oid = p.prorettype
      where p.pronamespace = 'public'::regnamespace
        and (p.pronargs = 0 or p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype and p.proargnames is null)";
@@ -39,6 +42,7 @@ impl Schema {
             is_volatile: row.get(1),
             takes_body: row.get(2),
             media_domain: row.get(3),
+            gives_nothing: row.get(4),
         });
         let tables = "select relname::text from pg_class where relnamespace = 'public'::regnamespace";
         let tables = client.query(tables, &[]).unwrap();

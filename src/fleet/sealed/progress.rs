@@ -39,14 +39,28 @@ pub fn progress() -> Option<String> {
     if !lock_for_reading_now(entries) {
         return None;
     }
-    let entries = lock(entries).filter(|entries| entries.kind == b'r')?;
-    Some(still_to_count(&entries, &state))
+    lock(entries).map(|entries| still_to_count(&entries, &state))
 }
 
 /// About how many rows are still to be counted.
 pub fn still_to_count(entries: &LockedRelation, state: &State) -> String {
-    let rest = (about_rows(entries.oid) - state.total).max(0);
+    let rest = (about_all_rows(entries) - state.total).max(0);
     format!("{} rows to {}", grouped(rest), if state.epoch == 1 { "the first seal" } else { "the next seal" })
+}
+
+/// As the planner guesses; without the partitions that somebody is changing.
+fn about_all_rows(entries: &LockedRelation) -> i64 {
+    let tables = select(
+        "with recursive tree as (
+             select $1 as oid
+             union all
+             select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.oid
+         )
+         select c.oid from tree join pg_class c on c.oid = tree.oid and c.relkind = 'r'",
+        &[Param::Oid(entries.oid)],
+        |row| row.oid(1),
+    );
+    tables.into_iter().filter(|table| lock_for_reading_now(*table)).map(about_rows).sum()
 }
 
 /// A number that is not negative, with a comma before each three digits.

@@ -4,12 +4,13 @@
 use super::counts::{Changes, Counts, Entry, add};
 use super::few::FewRows;
 use super::late::late_changes;
-use super::state::{Prepared, State, fingerprint, load_keys, marker};
+use super::state::{Prepared, State, load_keys, marker};
 use super::toplist::{Ranking, TopList, top_of};
 use super::window::{Interval, corrections};
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::fleet::figures::{Count, Figures, MIX_KEYS};
+use crate::fleet::tree::{Shape, shape};
 use crate::pg::identity::{as_owner, owner_of, trigger_depth};
 use crate::pg::relation::{LockedRelation, is_being_changed_here};
 use crate::pg::scan::{Seen, find_relation};
@@ -28,16 +29,17 @@ pub fn read_entries(
     entries: &LockedRelation,
     figures: &mut Figures,
 ) -> Result<Vec<Count>, String> {
-    let prepared = usable_state(fleet, entries)?;
+    let shape = shape(entries, fleet)?;
+    let prepared = usable_state(&shape, entries)?;
     let state = &prepared.state;
     let as_of = figures.as_of;
     if as_of.abs_diff(state.boundary) > NEAR {
         return Err("the moment asked for is far from what is sealed".into());
     }
     let own = own_tables_owner()?;
-    let changes = changes_since(state, fleet, entries, as_of);
+    let changes = changes_since(state, &shape, fleet, entries, as_of);
 
-    figures.total_entries = state.total + changes.total;
+    figures.total_entries = shape.total(state) + changes.total;
     figures.entries_24h = state.last_day + changes.day;
     figures.entries_1h = state.last_hour + changes.hour;
     figures.sources = counts(top_of(&sum(&state.maps.sources, &changes.sources), MIX_KEYS as usize));
@@ -51,18 +53,20 @@ pub fn read_entries(
     let hosts = top(&prepared.hosts, n, &changes.hosts, || keys_at(state, own).hosts.clone());
     let devices = top(&prepared.devices, n, &changes.devices, || keys_at(state, own).devices.clone());
     figures.top_domains = counts(hosts);
+    if !shape.still_holds() {
+        return Err("partitions have changed meanwhile".into());
+    }
     Ok(counts(devices))
 }
 
 /// The newest state that this snapshot sees, if what it counts still holds.
-fn usable_state(fleet: &Attachment, entries: &LockedRelation) -> Result<Rc<Prepared>, String> {
+fn usable_state(shape: &Shape, entries: &LockedRelation) -> Result<Rc<Prepared>, String> {
     // A trigger, or a function that a statement calls, may see rows of that statement, whose changes are not written
     // down yet.
-    let inside = trigger_depth() > 0 || is_being_changed_here(entries.oid);
+    let inside = trigger_depth() > 0 || is_being_changed_here(entries.oid) || shape.is_being_changed_here();
     if inside && !broken(Mutant::InsideStatement) {
         return Err("asked for from inside a statement".into());
     }
-    let print = fingerprint(entries, fleet)?;
     // The markers before the epoch: when a rebuild commits in between, the epoch tells.
     let markers: &[Seen] = if broken(Mutant::MarkersUnseen) {
         &[]
@@ -83,8 +87,8 @@ fn usable_state(fleet: &Attachment, entries: &LockedRelation) -> Result<Rc<Prepa
     if !state.is_complete() {
         return Err("entries are being counted".into());
     }
-    if state.fingerprint != print && !broken(Mutant::FingerprintUnseen) {
-        return Err("the relation has changed since".into());
+    if !broken(Mutant::FingerprintUnseen) {
+        shape.agrees_with(state)?;
     }
     Ok(prepared)
 }
@@ -94,11 +98,19 @@ fn own_tables_owner() -> Result<pg_sys::Oid, String> {
 }
 
 /// What stands between the state and the figures as of `as_of`.
-fn changes_since(state: &State, fleet: &Attachment, entries: &LockedRelation, as_of: Timestamp) -> Changes {
+fn changes_since(
+    state: &State,
+    shape: &Shape,
+    fleet: &Attachment,
+    entries: &LockedRelation,
+    as_of: Timestamp,
+) -> Changes {
     let mut changes = Changes::default();
     let (day, hour) = (state.day(), state.hour());
-    for (entry, n) in late_changes_for(state) {
-        changes.count_late(&entry, n, day, hour);
+    for (entry, n, relation) in late_changes_for(state) {
+        if shape.counts(relation) {
+            changes.count_late(&entry, n, day, hour);
+        }
     }
     let rows = FewRows::of(entries, fleet);
     rows.read(|| {
@@ -125,7 +137,7 @@ fn changes_since(state: &State, fleet: &Attachment, entries: &LockedRelation, as
     changes
 }
 
-fn late_changes_for(state: &State) -> Vec<(Entry, i64)> {
+fn late_changes_for(state: &State) -> Vec<(Entry, i64, pg_sys::Oid)> {
     let until = if broken(Mutant::LateBeyond) { Timestamp::MAX } else { state.boundary };
     let since = if broken(Mutant::LateForgotten) { state.gen_ + 1 } else { state.gen_ };
     late_changes(until, since)

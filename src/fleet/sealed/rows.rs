@@ -72,6 +72,12 @@ impl Rows {
         select_planned(&sql, &ends, |row| row.int(1)).pop().unwrap_or(0)
     }
 
+    /// How many rows are in an interval, by the table that holds them.
+    pub fn count_by_leaf(&self, interval: Interval) -> Vec<(pg_sys::Oid, i64)> {
+        let sql = format!("select tableoid, count(*) {} group by 1", self.within());
+        select_planned(&sql, &ends(interval), |row| (row.oid(1), row.int(2)))
+    }
+
     /// Hands over each row of an interval: for few rows.
     pub fn each(&self, interval: Interval, mut each: impl FnMut(Values)) {
         let sql = format!("select {} {}", self.values, self.within());

@@ -7,12 +7,13 @@ use super::counts::{Changes, KeyCounts};
 use super::late::late_changes;
 use super::progress::{still_to_count, still_writing};
 use super::rows::Rows;
-use super::state::{self, NEVER, State, fingerprint, load_keys, store_keys};
+use super::state::{self, NEVER, State, load_keys, store_keys};
 use super::toplist::TopList;
 use super::window::{Interval, corrections};
 use crate::fleet::attachment::{self, Attachment};
 use crate::fleet::capture;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
+use crate::fleet::tree::{Leaves, Shape, members, shape_now};
 use crate::pg::identity::as_owner;
 use crate::pg::query::{Param, execute, select, select_one};
 use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
@@ -22,6 +23,7 @@ use crate::settings;
 use crate::torture::{self, Mutant, broken};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// A chunk that took less than this is followed by a longer one.
@@ -68,13 +70,16 @@ impl Stride {
 }
 
 /// What a sealer writes into, beside `seal_state`.
-const OWN_TABLES: [&str; 5] = ["capture", "seal_look", "late_changes", "seal_markers", "seal_keys"];
+const OWN_TABLES: [&str; 6] =
+    ["capture", "seal_look", "late_changes", "seal_markers", "seal_partitions", "seal_keys"];
 
 /// Takes what a step needs, before its snapshot is taken: the fleet, the entries locked against DDL, and the right to
 /// be the only sealer.
 pub struct Ground {
     fleet: Attachment,
     entries: LockedRelation,
+    /// Or why they cannot be sealed.
+    shape: Result<Shape, String>,
 }
 
 impl Ground {
@@ -102,7 +107,8 @@ impl Ground {
         if attachment::read(Seen::Latest).as_ref() != Some(&fleet) {
             return Err(Step::Waits("the fleet has changed".into()));
         }
-        Ok(Self { fleet, entries })
+        let shape = shape_now(&entries, &fleet);
+        Ok(Self { fleet, entries, shape })
     }
 
     /// Remembers who is writing, once for each threshold and after it was committed.
@@ -112,11 +118,11 @@ impl Ground {
 
     /// One chunk, under the transaction's one snapshot.
     pub fn seal(&self, stride: &mut Stride) -> Step {
-        let print = match fingerprint(&self.entries, &self.fleet) {
-            Ok(print) => print,
-            Err(reason) => return Step::Waits(reason),
+        let shape = match &self.shape {
+            Ok(shape) => shape,
+            Err(reason) => return Step::Waits(reason.clone()),
         };
-        if let Some(reason) = written_past_triggers(self.entries.oid) {
+        if let Some(reason) = written_past_triggers(&self.entries) {
             return Step::Waits(reason);
         }
         let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
@@ -137,11 +143,11 @@ impl Ground {
         let version = version + 1;
         let void = state::marker(Seen::Statement);
         let present = match present {
-            Some(present) if void.is_none() && present.fingerprint == print => present,
+            Some(present) if void.is_none() && shape.agrees_with(&present).is_ok() => present,
             present => {
-                let unlike = present.map(|_| "the relation has changed".to_owned());
+                let unlike = present.and_then(|present| shape.agrees_with(&present).err());
                 let reason = void.or(unlike).unwrap_or_else(|| "nothing is sealed yet".into());
-                let fresh = State::nothing(version, epoch + 1, gen_, threshold, print);
+                let fresh = nothing_of(version, epoch + 1, gen_, threshold, shape);
                 log!(
                     "busymate_stats counts the entries, {}: {reason}",
                     still_to_count(&self.entries, &fresh)
@@ -153,76 +159,124 @@ impl Ground {
         if present.boundary >= threshold {
             return Step::Done;
         }
-        self.seal_chunk(present, version, gen_, threshold, stride);
-        Step::Moved
+        let goal = present.goal;
+        self.seal_chunk(shape, State { version, gen_, goal: threshold, ..present }, goal, stride)
     }
 
-    fn seal_chunk(&self, mut state: State, version: i64, gen_: i64, goal: Timestamp, stride: &mut Stride) {
+    fn seal_chunk(&self, shape: &Shape, mut state: State, goal: Timestamp, stride: &mut Stride) -> Step {
         let started = Instant::now();
-        let was_complete = state.is_complete();
-        let rows = Rows::of(&self.entries, &self.fleet);
-        let (day, hour) = (state.day(), state.hour());
-        let boundary = state.boundary;
-        let next = as_owner(self.entries.owner, || next_boundary(&rows, boundary, goal, stride.0));
-        let mut changes = Changes::default();
-        for (entry, n) in late_changes(boundary, i64::MIN) {
-            changes.count_late(&entry, n, day, hour);
+        let was_complete = goal == state.boundary && goal != NEVER;
+        let chunk = Chunk::count(self, shape, &state, goal, stride);
+        // PostgreSQL lets partitions be attached under this step's locks: what has been read is neither with nor without.
+        if !shape.still_holds() {
+            return Step::Waits("partitions are changing".into());
         }
+        let end = Param::Timestamp(chunk.end);
         // Every generation, but by the index: after a flood of late changes the table is large and nearly empty.
         execute(
             "delete from busymate_stats.late_changes where gen >= $2 and entry_time < $1",
-            &[Param::Timestamp(next), Param::Int(i64::MIN)],
+            &[end, Param::Int(i64::MIN)],
         );
-
-        let new_day = Interval::sealed(goal, next, DAY);
-        let new_hour = Interval::sealed(goal, next, HOUR);
-        let reset = new_day.is_empty() && !day.is_empty();
-        as_owner(self.entries.owner, || {
-            let entered = Interval { from: boundary, to: next };
-            let mut total = None;
-            if !reset {
-                for one in corrections(day, new_day) {
-                    let count = rows.count_into_day(one.rows, one.weight, &mut changes);
-                    if one.rows == entered {
-                        total = Some(count);
-                    }
-                }
-                for one in corrections(hour, new_hour) {
-                    changes.hour += one.weight * rows.count(one.rows);
-                }
+        state.boundary = chunk.end;
+        state.apply(&chunk.changes);
+        state.maps.leaves = shape.leaves(&state.maps.leaves);
+        for (leaf, count) in &chunk.leaves {
+            if let Some(leaf) = state.maps.leaves.get_mut(leaf) {
+                leaf.count += count;
             }
-            changes.total += total.unwrap_or_else(|| rows.count(entered));
-        });
-
-        state.version = version;
-        state.boundary = next;
-        state.goal = goal;
-        state.gen_ = gen_;
-        state.apply(&changes);
-        if reset {
+        }
+        if shape.is_tree() {
+            state.total = state.maps.leaves.values().map(|leaf| leaf.count).sum();
+        }
+        if chunk.reset {
             state.clear_windows();
         }
-        keep_keys(&mut state, changes, reset);
+        keep_keys(&mut state, chunk.changes, chunk.reset);
         state.store();
         if !was_complete && state.is_complete() {
             log!("busymate_stats has counted the entries: figures come from the seal");
         }
         stride.learn(started.elapsed());
+        Step::Moved
+    }
+}
+
+/// What a chunk changes.
+struct Chunk {
+    end: Timestamp,
+    changes: Changes,
+    /// In total, by leaf.
+    leaves: HashMap<u32, i64>,
+    /// Whether the windows begin behind all that was in them.
+    reset: bool,
+}
+
+impl Chunk {
+    /// `state` is the present one, but for its goal; `goal` is the present one's.
+    fn count(ground: &Ground, shape: &Shape, state: &State, goal: Timestamp, stride: &Stride) -> Self {
+        let rows = Rows::of(&ground.entries, &ground.fleet);
+        let boundary = state.boundary;
+        let (day, hour) = (Interval::sealed(goal, boundary, DAY), Interval::sealed(goal, boundary, HOUR));
+        let end = as_owner(ground.entries.owner, || next_boundary(&rows, boundary, state.goal, stride.0));
+        let new_day = Interval::sealed(state.goal, end, DAY);
+        let new_hour = Interval::sealed(state.goal, end, HOUR);
+        let reset = new_day.is_empty() && !day.is_empty();
+        let mut chunk = Self { end, changes: Changes::default(), leaves: HashMap::new(), reset };
+        for (entry, n, relation) in late_changes(boundary, i64::MIN) {
+            if shape.counts(relation) {
+                chunk.changes.count_late(&entry, n, day, hour);
+                *chunk.leaves.entry(relation.to_u32()).or_default() += n;
+            }
+        }
+        let entered = Interval { from: boundary, to: end };
+        let mut total = None;
+        as_owner(ground.entries.owner, || {
+            if !reset {
+                for one in corrections(day, new_day) {
+                    let count = rows.count_into_day(one.rows, one.weight, &mut chunk.changes);
+                    if one.rows == entered {
+                        total = Some(count);
+                    }
+                }
+                for one in corrections(hour, new_hour) {
+                    chunk.changes.hour += one.weight * rows.count(one.rows);
+                }
+            }
+            if shape.is_tree() {
+                for (leaf, count) in rows.count_by_leaf(entered) {
+                    *chunk.leaves.entry(leaf.to_u32()).or_default() += count;
+                }
+            } else {
+                chunk.changes.total += total.unwrap_or_else(|| rows.count(entered));
+            }
+        });
+        chunk
     }
 }
 
 /// Why rows may come or go by ways that fire no trigger of the relation, if they may. What begins such a state leaves a
 /// marker (see the event triggers), so readers need not look.
-fn written_past_triggers(entries: pg_sys::Oid) -> Option<String> {
-    select(
-        "select 'entries belong to an inheritance tree' from pg_inherits where $1 in (inhrelid, inhparent)
-         union all
-         select 'a subscription writes into entries' from pg_subscription_rel where srrelid = $1",
-        &[Param::Oid(entries)],
-        |row| row.text(1),
-    )
-    .pop()
-    .flatten()
+fn written_past_triggers(entries: &LockedRelation) -> Option<String> {
+    // A row trigger fires for what comes through a parent too.
+    let in_inheritance = entries.kind == b'r'
+        && !select(
+            "select inhseqno::int8 from pg_inherits where $1 in (inhrelid, inhparent)",
+            &[Param::Oid(entries.oid)],
+            |row| row.int(1),
+        )
+        .is_empty();
+    if in_inheritance {
+        return Some("entries belong to an inheritance tree".into());
+    }
+    let subscribed = select("select srrelid from pg_subscription_rel", &[], |row| row.oid(1));
+    if subscribed.is_empty() {
+        return None;
+    }
+    let members = members(entries.oid);
+    subscribed
+        .iter()
+        .any(|relation| members.contains(relation))
+        .then(|| "a subscription writes into entries".into())
 }
 
 /// Where this chunk ends: at the goal, or a stride ahead; never across the beginning of the goal's window, so that
@@ -241,11 +295,23 @@ fn next_boundary(rows: &Rows, boundary: Timestamp, goal: Timestamp, stride: i64)
     begin.saturating_add(stride).min(end)
 }
 
+/// A state that counts nothing yet.
+fn nothing_of(version: i64, epoch: i64, gen_: i64, goal: Timestamp, shape: &Shape) -> State {
+    let mut state = State::nothing(version, epoch, gen_, goal, shape.print.clone());
+    state.maps.leaves = shape.leaves(&Leaves::new());
+    state
+}
+
 /// Everything that was counted is void: begin before the first entry. The late changes that this snapshot sees are in
 /// the rows that it will count, and the markers that it sees have had their say.
 fn start_anew(fresh: &State) {
     execute("delete from busymate_stats.seal_markers", &[]);
     execute("delete from busymate_stats.late_changes", &[]);
+    execute(
+        "delete from busymate_stats.seal_partitions joined
+          where not exists (select from pg_inherits where inhrelid = joined.leaf)",
+        &[],
+    );
     fresh.store();
     store_keys(fresh.version, true, &KeyCounts::default());
 }
@@ -317,25 +383,36 @@ fn look(entries: pg_sys::Oid) -> Step {
     Step::Moved
 }
 
-/// The transactions that hold a lock on entries for writing.
-fn writers_of(entries: pg_sys::Oid) -> Vec<String> {
+/// The transactions that hold a lock on a relation for writing.
+pub fn writers_of(relation: pg_sys::Oid) -> Vec<String> {
     let next: i64 =
         select_one("select pg_snapshot_xmax(pg_current_snapshot())::text::int8", &[], |row| row.int(1));
     // Who holds such a lock without a transaction id has written nothing yet, and will see the new threshold. A
-    // prepared transaction keeps its id, and a restart keeps both.
-    select(
+    // prepared transaction keeps its id, and a restart keeps both. SHARE UPDATE EXCLUSIVE on a partitioned table may be
+    // an ATTACH whose partition nobody else sees yet.
+    let held = select(
         "with locks as materialized (select * from pg_locks where granted)
-         select distinct writer.transactionid::text::int8
+         select distinct held.relation, writer.transactionid::text::int8
            from locks held
            join locks writer
              on writer.locktype = 'transactionid' and writer.mode = 'ExclusiveLock'
             and writer.virtualtransaction = held.virtualtransaction
-          where held.locktype = 'relation' and held.relation = $1
+          where held.locktype = 'relation'
             and held.database = (select oid from pg_database where datname = current_database())
-            and held.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')",
-        &[Param::Oid(entries)],
-        |row| full_transaction_id(row.int(1), next).to_string(),
-    )
+            and (held.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+                 or held.mode = 'ShareUpdateExclusiveLock'
+                    and exists (select from pg_partitioned_table where partrelid = held.relation))",
+        &[],
+        |row| (row.oid(1), row.int(2)),
+    );
+    // After the locks, not before: a partition that has come in between may have brought its writers.
+    let members: HashSet<pg_sys::Oid> = match broken(Mutant::LeafWritersUnseen) {
+        true => HashSet::from([relation]),
+        false => members(relation).into_iter().collect(),
+    };
+    let writers: BTreeSet<i64> =
+        held.into_iter().filter(|(held, _)| members.contains(held)).map(|(_, id)| id).collect();
+    writers.into_iter().map(|id| full_transaction_id(id, next).to_string()).collect()
 }
 
 /// The transaction id with its epoch: the one nearest to `next`, which is not far from any that is in progress.

@@ -5,6 +5,7 @@ use super::toplist::{Ranking, TopList};
 use super::window::Interval;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
+use crate::fleet::tree::Leaves;
 use crate::pg::identity::database_is_utf8;
 use crate::pg::query::{Param, execute, select};
 use crate::pg::relation::{LockedRelation, column_number, column_type, is_not_null, is_virtual, triggers};
@@ -27,6 +28,12 @@ pub const TRIGGERS: [&str; 4] =
 /// The function behind them.
 pub const TRIGGER_FUNCTION: &str = "busymate_stats.capture_change";
 
+/// The one capture trigger of partitioned entries, which PostgreSQL puts on every partition.
+pub const ROW_TRIGGER: &str = "busymate_stats_row";
+
+/// The function behind it.
+pub const ROW_FUNCTION: &str = "busymate_stats.capture_row";
+
 /// What a state counts by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Maps {
@@ -38,6 +45,8 @@ pub struct Maps {
     pub hosts: TopList,
     /// Of the last 24 hours, the busiest devices.
     pub devices: TopList,
+    /// Of partitioned entries, the leaves.
+    pub leaves: Leaves,
 }
 
 /// One version of what is counted.
@@ -117,7 +126,7 @@ impl State {
     pub fn clear_windows(&mut self) {
         self.last_day = 0;
         self.last_hour = 0;
-        self.maps = Maps::default();
+        self.maps = Maps { leaves: std::mem::take(&mut self.maps.leaves), ..Maps::default() };
     }
 
     /// The newest version that is seen.
@@ -262,19 +271,15 @@ pub fn marker(seen: Seen) -> Option<String> {
     reason
 }
 
-/// What a relation is like, as far as it decides whether its entries can be sealed and what is sealed still holds; or
+/// What a plain table is like, as far as it decides whether its entries can be sealed and what is sealed still holds; or
 /// why they cannot be.
 pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<String, String> {
     if relation.kind != b'r' {
-        return Err(format!("{} is no plain table", relation.name));
+        return Err(format!("{} is no table", relation.name));
     }
     if relation.unlogged {
         return Err(format!("{} is unlogged, so a crash would empty it unseen", relation.name));
     }
-    if !database_is_utf8() {
-        return Err("the database's encoding is not UTF8".into());
-    }
-    let columns = [&fleet.entry_time, &fleet.host, &fleet.status, &fleet.source, &fleet.entry_device];
     let found = triggers(relation.oid);
     for name in TRIGGERS {
         match found.iter().find(|trigger| trigger.name == name && trigger.function == TRIGGER_FUNCTION) {
@@ -282,15 +287,25 @@ pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<Stri
             Some(trigger) if !trigger.always => {
                 return Err(format!("trigger {name} is disabled on {}", relation.name));
             }
-            Some(trigger) if !trigger.unconditional || !trigger.arguments.iter().eq(columns) => {
+            Some(trigger)
+                if !trigger.unconditional || !trigger.arguments.iter().eq(fleet.counted_columns()) =>
+            {
                 return Err(format!("trigger {name} on {} is not as attach() makes it", relation.name));
             }
             Some(_) => {}
         }
     }
     let file = if broken(Mutant::FileUnseen) { 0 } else { relation.file };
-    let mut print = format!("{} {file}", relation.oid.to_u32());
-    for (place, column) in columns.into_iter().enumerate() {
+    Ok(format!("{file} {}", columns_print(relation, fleet)?))
+}
+
+/// The part of it that concerns the relation's counted columns.
+pub fn columns_print(relation: &LockedRelation, fleet: &Attachment) -> Result<String, String> {
+    if !database_is_utf8() {
+        return Err("the database's encoding is not UTF8".into());
+    }
+    let mut print = relation.oid.to_u32().to_string();
+    for (place, column) in fleet.counted_columns().into_iter().enumerate() {
         let number = column_number(relation.oid, column);
         if number <= 0 {
             return Err(format!("column \"{column}\" is missing in {}", relation.name));
@@ -311,7 +326,7 @@ pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<Stri
 }
 
 /// Whether a type's output is the text that a cast gives, in every session.
-fn reads_the_same_everywhere(kind: pg_sys::Oid) -> bool {
+pub fn reads_the_same_everywhere(kind: pg_sys::Oid) -> bool {
     [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::UUIDOID, pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID]
         .contains(&kind)
 }

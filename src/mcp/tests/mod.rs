@@ -2,6 +2,7 @@
 
 mod any;
 mod envelope;
+mod examples;
 mod legacy;
 mod modern;
 mod tools;

@@ -182,3 +182,83 @@ fn a_tick_that_overruns_skips_the_next_one() {
     schedule.ended(5, REFRESH, Outcome::Done, false, late);
     assert_eq!(schedule.next_due(), Some(late + seconds(1)));
 }
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn verifying_every(interval: Duration) -> Schedule {
+    let mut intervals = refresh_every(MINUTE);
+    intervals[Job::Verify.index()] = Some(interval);
+    Schedule::new(intervals)
+}
+
+/// Lets everything that is due until `until` run, a moment each, and gives when what has time had a turn.
+fn verified(schedule: &mut Schedule, start: Instant, until: Instant, outcome: Outcome) -> Vec<Duration> {
+    let mut turns = Vec::new();
+    while let Some(now) = schedule.next_due().map(|due| due.max(start)).filter(|due| *due <= until) {
+        let Some((id, job)) = schedule.next(now) else { break };
+        let outcome = if job == Job::Verify { outcome } else { Outcome::Done };
+        if job == Job::Verify {
+            turns.push(now - start);
+        }
+        schedule.started(id, job, now);
+        schedule.ended(id, job, outcome, true, now);
+    }
+    turns
+}
+
+#[test]
+fn verifying_waits_for_a_quiet_moment_and_then_comes_every_interval() {
+    let start = Instant::now();
+    let mut schedule = verifying_every(DAY);
+    schedule.databases_are(&[5], start);
+    let first = seconds(600);
+    assert_eq!(verified(&mut schedule, start, start + DAY + first, Outcome::Done), [first, first + DAY]);
+
+    let mut schedule = verifying_every(seconds(2));
+    schedule.databases_are(&[5], start);
+    assert_eq!(verified(&mut schedule, start, start + seconds(4), Outcome::Done), [seconds(2), seconds(4)]);
+}
+
+#[test]
+fn news_of_a_database_does_not_have_it_verified() {
+    let start = Instant::now();
+    let mut schedule = verifying_every(DAY);
+    schedule.databases_are(&[5], start);
+    let first = start + seconds(600);
+    assert_eq!(verified(&mut schedule, start, first, Outcome::Done).len(), 1);
+    schedule.announced(Some(5), first);
+    schedule.announced(None, first);
+    assert!(verified(&mut schedule, first, first + seconds(3600), Outcome::Done).is_empty());
+}
+
+#[test]
+fn verifying_that_was_ended_is_tried_again_an_hour_later() {
+    let start = Instant::now();
+    for outcome in [Outcome::Died, Outcome::SteppedAside] {
+        let mut schedule = verifying_every(DAY);
+        schedule.databases_are(&[5], start);
+        let turns = verified(&mut schedule, start, start + seconds(600 + 2 * 3600), outcome);
+        assert_eq!(turns, [seconds(600), seconds(600 + 3600), seconds(600 + 7200)], "{outcome:?}");
+    }
+}
+
+#[test]
+fn one_database_after_the_other_is_verified() {
+    let start = Instant::now();
+    let mut schedule = verifying_every(DAY);
+    schedule.databases_are(&[5, 6, 7], start);
+    for id in [5, 6, 7] {
+        schedule.started(id, REFRESH, start);
+        schedule.ended(id, REFRESH, Outcome::Done, false, start);
+    }
+    let now = start + seconds(900);
+    let mut turns = Vec::new();
+    while let Some((id, job)) = schedule.next(now) {
+        schedule.started(id, job, now);
+        turns.push((id, job));
+    }
+    turns.sort_by_key(|(id, job)| (job.index(), *id));
+    assert_eq!(turns, [(5, REFRESH), (6, REFRESH), (7, REFRESH), (5, Job::Verify)]);
+    schedule.ended(5, Job::Verify, Outcome::Done, false, now);
+    assert_eq!(schedule.next(now), Some((6, Job::Verify)));
+}

@@ -1,0 +1,291 @@
+//! Counting the devices anew. Each step is a short transaction, and makes no statement of a user wait: what it needs and
+//! cannot have at once, it does without until the next tick.
+//!
+//! `docs/architecture.md` argues why what comes out is exact.
+
+use super::moments::portions;
+use super::print::{columns, fingerprint, obstacle};
+use super::reader::CHANGES;
+use super::state::{self, Capture, State};
+use super::{pace, state::changes_since};
+use crate::fleet::attachment::{self, Attachment};
+use crate::fleet::clock::Timestamp;
+use crate::fleet::sealed::counts::Counts;
+use crate::fleet::sealed::progress::still_writing;
+use crate::fleet::sealed::sealer::{Step, writers_of};
+use crate::fleet::sealed::state::NEVER;
+use crate::pg::identity::as_owner;
+use crate::pg::query::{Param, execute, select};
+use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
+use crate::pg::scan::{Seen, find_relation};
+use crate::settings;
+use crate::torture::{Mutant, broken};
+use pgrx::spi::quote_identifier;
+use std::time::Instant;
+
+/// What a sealer writes into, beside `roster_state`.
+const OWN_TABLES: [&str; 4] = ["roster_capture", "roster_look", "roster_changes", "roster_moments"];
+
+/// More connection types than this are no mix to be kept.
+const TYPES: usize = 10_000;
+
+/// More moments than this are not told apart: what lies behind the last of them is another count's.
+const MOMENTS: i64 = 250_000;
+
+/// Takes what a step needs, before its snapshot is taken: the fleet, the devices locked against DDL, what they are like,
+/// and the right to be the only sealer.
+pub struct Ground {
+    fleet: Attachment,
+    devices: LockedRelation,
+    /// From before the snapshot: had it changed in between, a state would bear the earlier one, which nobody accepts.
+    fingerprint: String,
+    obstacle: Option<String>,
+}
+
+impl Ground {
+    /// Nothing of it waits. `Err` says why it cannot be had.
+    pub fn take() -> Result<Self, Step> {
+        let waits = |reason: &str| Step::Waits(reason.into());
+        let fleet = attachment::read(Seen::Latest).ok_or(Step::Done)?;
+        let ours = |table| find_relation(state::SCHEMA, table);
+        if !ours("roster_state").is_some_and(lock_alone_now) {
+            return Err(waits("another sealer is at work"));
+        }
+        if !OWN_TABLES.into_iter().all(|table| ours(table).is_some_and(lock_for_writing_now)) {
+            return Err(waits("tables of the extension are locked"));
+        }
+        if !lock_for_reading_now(fleet.devices) {
+            return Err(waits("devices are locked"));
+        }
+        let devices = lock(fleet.devices).ok_or(waits("the relation of devices is gone"))?;
+        // It may have been let go, or attached otherwise, before the lock was had.
+        if attachment::read(Seen::Latest).as_ref() != Some(&fleet) {
+            return Err(waits("the fleet has changed"));
+        }
+        let (fingerprint, obstacle) = (fingerprint(&devices, &fleet), obstacle(&devices, &fleet));
+        Ok(Self { fleet, devices, fingerprint, obstacle })
+    }
+
+    /// What is to be done now; `None` while nothing is, since the last count failed.
+    pub fn step(&self) -> Option<Step> {
+        let Some(capture) = Capture::newest(Seen::Statement) else {
+            return Some(Step::Waits("there is no threshold for devices".into()));
+        };
+        if let Some(reason) = &self.obstacle {
+            self.let_go(capture);
+            return Some(Step::Waits(reason.clone()));
+        }
+        let due = pace::is_due(now(), capture.due);
+        if capture.resting && !due {
+            return None;
+        }
+        let looked = look_of(capture.gen_).is_some();
+        Some(match () {
+            () if !looked && due => self.move_threshold(),
+            () if !looked => self.look(),
+            () => match self.count() {
+                // This threshold's count is done, and what it counted may be void.
+                Step::Done if due || !self.holds() => self.move_threshold(),
+                step => step,
+            },
+        })
+    }
+
+    /// Whether the newest state is one of this relation as it is now.
+    fn holds(&self) -> bool {
+        State::newest(Seen::Statement).is_some_and(|state| state.fingerprint == self.fingerprint)
+    }
+
+    /// Moves the threshold: its own transaction, since nobody may look for writers before it is committed.
+    pub fn move_threshold(&self) -> Step {
+        let Some(capture) = Capture::newest(Seen::Statement) else {
+            return Step::Waits("there is no threshold for devices".into());
+        };
+        let took = State::newest(Seen::Statement).map_or(pace::LONGEST_COUNT, |state| state.took);
+        let now = now();
+        let tick = i64::from(settings::seal_interval_ms()) * 1000;
+        let threshold = pace::threshold(now, settings::online_window_us(), took, tick);
+        Capture {
+            gen_: capture.gen_ + 1,
+            threshold: threshold.max(capture.threshold),
+            due: now + pace::rest(took),
+            resting: false,
+        }
+        .store();
+        Step::Moved
+    }
+
+    /// Remembers who is writing, once for each threshold and after it was committed.
+    pub fn look(&self) -> Step {
+        let Some(Capture { gen_, .. }) = Capture::newest(Seen::Statement) else {
+            return Step::Waits("there is no threshold for devices".into());
+        };
+        if look_of(gen_).is_some() {
+            return Step::Done;
+        }
+        let writers = format!("{{{}}}", writers_of(self.devices.oid).join(","));
+        execute(
+            "insert into busymate_stats.roster_look (gen, writers) values ($1, $2::xid8[])",
+            &[Param::Int(gen_), Param::Text(&writers)],
+        );
+        execute("delete from busymate_stats.roster_look where gen < $1", &[Param::Int(gen_)]);
+        Step::Moved
+    }
+
+    /// Counts every device under the transaction's one snapshot, once those that the look found have ended.
+    pub fn count(&self) -> Step {
+        let Some(capture) = Capture::newest(Seen::Statement) else {
+            return Step::Waits("there is no threshold for devices".into());
+        };
+        let looked = match broken(Mutant::RosterLookInSnapshot) {
+            true => Some(format!("{{{}}}", writers_of(self.devices.oid).join(","))),
+            false => look_of(capture.gen_),
+        };
+        let Some(writers) = looked else {
+            return Step::Done;
+        };
+        if State::newest(Seen::Statement).is_some_and(|state| state.gen_ == capture.gen_) {
+            return Step::Done;
+        }
+        if let Some(writer) = still_writing(&writers).filter(|_| !broken(Mutant::RosterNoDrain)) {
+            return Step::Waits(writer);
+        }
+        let started = Instant::now();
+        let Some(counted) = self.counted(capture.threshold) else {
+            self.let_go(capture);
+            return Step::Waits(format!("devices have more than {TYPES} connection types"));
+        };
+        let version = State::newest_version() + 1;
+        State {
+            version,
+            gen_: capture.gen_,
+            fingerprint: self.fingerprint.clone(),
+            since: counted.since,
+            until: counted.until,
+            total: counted.types.values().sum(),
+            types: counted.types,
+            took: started.elapsed().as_micros() as i64,
+        }
+        .store(&portions(counted.since, counted.long_gone, &counted.moments));
+        // The changes that this snapshot sees are in the rows that it has counted. Those of earlier generations nobody
+        // reads beside this state: they go when nobody waits for it.
+        execute("delete from busymate_stats.roster_changes where gen >= $1", &[Param::Int(capture.gen_)]);
+        Step::Moved
+    }
+
+    /// `None` when there are too many connection types.
+    fn counted(&self, threshold: Timestamp) -> Option<Counted> {
+        let [kind, seen] = columns(&self.fleet).map(quote_identifier);
+        let name = &self.devices.name;
+        let by_time = self.fleet.online.is_none();
+        let since =
+            if by_time { pace::long_gone(now(), settings::online_window_us(), threshold) } else { NEVER };
+        let long_gone =
+            if by_time { format!("{seen} <= $1 or {seen} is null") } else { format!("{seen} is not true") };
+        as_owner(self.devices.owner, || {
+            let mut counted = Counted { since, until: i64::MAX, ..Counted::default() };
+            select(
+                &format!(
+                    "select (coalesce({kind}::text, 'unknown')) collate \"C\", count(*),
+                            count(*) filter (where {long_gone})
+                       from {name} group by 1 limit {}",
+                    TYPES + 1
+                ),
+                &[Param::Timestamp(since)],
+                |row| {
+                    counted.types.insert(row.text(1).unwrap_or_default(), row.int(2));
+                    counted.long_gone += row.int(3);
+                },
+            );
+            if by_time {
+                counted.until = threshold;
+                counted.moments = select(
+                    &format!(
+                        "select {seen}, count(*) from {name} where {seen} > $1 and {seen} <= $2
+                          group by 1 order by 1 limit {MOMENTS}"
+                    ),
+                    &[Param::Timestamp(since), Param::Timestamp(threshold)],
+                    |row| (row.timestamp(1), row.int(2)),
+                );
+                if counted.moments.len() as i64 == MOMENTS {
+                    counted.until = counted.moments.last().map_or(threshold, |(moment, _)| *moment);
+                }
+            }
+            (counted.types.len() <= TYPES).then_some(counted)
+        })
+    }
+
+    /// What to do when the count took too long or failed: nothing, for as long as a count of that length allows. Unless
+    /// what has changed since the last good one has grown beyond use: then that one goes, and writers are left alone.
+    pub fn rest(&self) {
+        let Some(capture) = Capture::newest(Seen::Statement) else {
+            return;
+        };
+        let due = now() + pace::rest(pace::LONGEST_COUNT);
+        let gen_ = State::newest(Seen::Statement).map(|state| state.gen_);
+        let worn = gen_.is_none_or(|gen_| changes_since(gen_, CHANGES + 1).len() as i64 > CHANGES);
+        if worn {
+            state::remove_before(i64::MAX);
+        }
+        let threshold = if worn { NEVER } else { capture.threshold };
+        Capture { gen_: capture.gen_ + 1, threshold, due, resting: true }.store();
+    }
+
+    /// Forgets what was counted, so that writers have nothing to write down, for as long as nothing can be counted.
+    ///
+    /// Lowering the threshold is right because the state goes in the same transaction: whoever reads the new threshold
+    /// commits after that, so a snapshot that sees his rows sees no state.
+    fn let_go(&self, capture: Capture) {
+        if capture.threshold != NEVER || State::newest_version() > 0 {
+            state::remove_before(i64::MAX);
+            // A generation of its own: a look that was taken for the last one says nothing any more.
+            Capture { gen_: capture.gen_ + 1, threshold: NEVER, due: NEVER, resting: false }.store();
+        }
+    }
+}
+
+/// Removes changes that are of no use to any state that is there or comes. False when our table is locked.
+pub fn tidy_up() -> bool {
+    if !find_relation(state::SCHEMA, "roster_changes").is_some_and(lock_for_writing_now) {
+        return false;
+    }
+    let of = State::newest(Seen::Statement).map(|state| state.gen_);
+    if let Some(gen_) = of.or_else(|| Capture::newest(Seen::Statement).map(|capture| capture.gen_)) {
+        execute("delete from busymate_stats.roster_changes where gen < $1", &[Param::Int(gen_)]);
+    }
+    true
+}
+
+#[derive(Default)]
+struct Counted {
+    types: Counts,
+    since: Timestamp,
+    until: Timestamp,
+    long_gone: i64,
+    moments: Vec<(Timestamp, i64)>,
+}
+
+/// Forgets everything, for a fleet that is let go; see [`Ground::let_go`].
+pub fn forget() {
+    state::remove_before(i64::MAX);
+    for table in ["roster_look", "roster_changes"] {
+        execute(&format!("delete from busymate_stats.{table}"), &[]);
+    }
+    if let Some(Capture { gen_, .. }) = Capture::newest(Seen::Latest) {
+        Capture { gen_: gen_ + 1, threshold: NEVER, due: NEVER, resting: false }.store();
+    }
+}
+
+fn now() -> Timestamp {
+    pgrx::datetime::clock_timestamp().into_inner()
+}
+
+fn look_of(gen_: i64) -> Option<String> {
+    select(
+        "select writers::text from busymate_stats.roster_look where gen = $1",
+        &[Param::Int(gen_)],
+        |row| row.text(1),
+    )
+    .pop()
+    .flatten()
+}

@@ -1,0 +1,107 @@
+//! Which version of a catalog's row is in force. Whatever DDL changes an object writes a new version of its row, with
+//! the number of its own transaction; changing it back makes a third.
+
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+// Of the catalogs' headers; pgrx does not bind them, and their numbers never change.
+const INHERITS: u32 = 2611;
+const INHERITS_PARENT_INDEX: u32 = 2187;
+const INHERITS_PARENT: u32 = 2;
+
+/// The version of a trigger's row: the trigger's OID, and who wrote it. `None` when the relation has no such trigger.
+pub fn trigger_version(relation: pg_sys::Oid, name: &str) -> Option<(u32, u32)> {
+    let mut found = None;
+    each_by_oid(
+        pg_sys::TriggerRelationId.to_u32(),
+        pg_sys::TriggerRelidNameIndexId,
+        pg_sys::Anum_pg_trigger_tgrelid,
+        relation,
+        |tuple| {
+            // SAFETY: a row of pg_trigger, whose fixed part begins where GETSTRUCT points to; names end with NUL.
+            unsafe {
+                let trigger = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_trigger>();
+                if CStr::from_ptr(trigger.tgname.data.as_ptr()).to_bytes() == name.as_bytes() {
+                    found = Some((trigger.oid.to_u32(), written_by(tuple)));
+                }
+            }
+        },
+    );
+    found
+}
+
+/// Who wrote the row of a column. `None` when there is no such column.
+pub fn column_version(relation: pg_sys::Oid, number: i16) -> Option<u32> {
+    // SAFETY: a syscache look-up in a transaction; the row is read before it is released.
+    unsafe {
+        let row = pg_sys::SearchSysCache2(
+            pg_sys::SysCacheIdentifier::ATTNUM as i32,
+            pg_sys::Datum::from(relation),
+            pg_sys::Datum::from(number),
+        );
+        if row.is_null() {
+            return None;
+        }
+        let version = written_by(row);
+        pg_sys::ReleaseSysCache(row);
+        Some(version)
+    }
+}
+
+/// Whether other relations inherit from this one, which is locked, so that reading it reads them too.
+pub fn has_children(relation: pg_sys::Oid) -> bool {
+    // SAFETY: the relation is locked, and open while its entry is read.
+    let ever = unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let ever = (*(*opened).rd_rel).relhassubclass;
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        ever
+    };
+    if !ever {
+        return false;
+    }
+    let mut found = false;
+    each_by_oid(INHERITS, INHERITS_PARENT_INDEX, INHERITS_PARENT, relation, |_| found = true);
+    found
+}
+
+/// # Safety
+/// `tuple` is a row on a page or a copy of one.
+unsafe fn written_by(tuple: pg_sys::HeapTuple) -> u32 {
+    // SAFETY: by the caller's promise it has a header. Freezing leaves the number in its place.
+    unsafe { pg_sys::HeapTupleHeaderGetRawXmin((*tuple).t_data) }.into_inner()
+}
+
+fn each_by_oid(
+    catalog: u32,
+    index: u32,
+    column: u32,
+    oid: pg_sys::Oid,
+    mut each: impl FnMut(pg_sys::HeapTuple),
+) {
+    // SAFETY: a catalog, one of its indexes, and that index's first column, of type oid. The rows are read before the
+    // scan ends. A raise inside leaves all this to the abort of the (sub)transaction.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::table_open(catalog.into(), lock);
+        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+        pg_sys::ScanKeyInit(
+            &mut key,
+            column as pg_sys::AttrNumber,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::F_OIDEQ.into(),
+            pg_sys::Datum::from(oid),
+        );
+        let scan =
+            pg_sys::systable_beginscan(relation, index.into(), true, std::ptr::null_mut(), 1, &mut key);
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            each(tuple);
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, lock);
+    }
+}

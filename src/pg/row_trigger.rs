@@ -1,0 +1,140 @@
+//! The trigger that fires for each row, as near to PostgreSQL as it goes: what it costs, every row of a COPY pays.
+
+use super::slot::Slot;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+/// `InvalidSubTransactionId`.
+const NO_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
+
+/// One firing.
+pub struct RowTrigger {
+    data: *mut pg_sys::TriggerData,
+    call: *mut pg_sys::FmgrInfo,
+}
+
+static ON_ROW: OnceLock<fn(&RowTrigger)> = OnceLock::new();
+
+/// Has `work` called at each firing of `capture_row`.
+pub fn on_row(work: fn(&RowTrigger)) {
+    // A second call is one with the same function: the library is loaded once.
+    let _ = ON_ROW.set(work);
+}
+
+/// What PostgreSQL asks a function's library for.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_capture_row_wrapper() -> *const pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+/// AFTER INSERT, UPDATE and DELETE on entries, for each row.
+///
+/// # Safety
+/// Called by PostgreSQL's function manager.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn capture_row_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: the function manager's argument is valid; its context says whether the trigger manager called.
+    let trigger = unsafe {
+        let context = (*call).context;
+        let fired = !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData;
+        fired.then(|| RowTrigger { data: context.cast(), call: (*call).flinfo })
+    };
+    match (trigger, ON_ROW.get()) {
+        (Some(trigger), Some(work)) if trigger.is_for_row() => work(&trigger),
+        _ => error!("capture_row() must be called as a trigger for each row"),
+    }
+    pg_sys::Datum::null()
+}
+
+impl RowTrigger {
+    fn data(&self) -> &pg_sys::TriggerData {
+        // SAFETY: the trigger manager's structure stays while the trigger runs, and so does this.
+        unsafe { &*self.data }
+    }
+
+    fn is_for_row(&self) -> bool {
+        self.data().tg_event & pg_sys::TRIGGER_EVENT_ROW != 0
+    }
+
+    fn event(&self) -> u32 {
+        self.data().tg_event & pg_sys::TRIGGER_EVENT_OPMASK
+    }
+
+    /// The row before an UPDATE or DELETE.
+    pub fn before(&self) -> Option<Slot> {
+        // SAFETY: the trigger manager's slot holds the row while the trigger runs.
+        (self.event() != pg_sys::TRIGGER_EVENT_INSERT).then(|| unsafe { Slot::new(self.data().tg_trigslot) })
+    }
+
+    /// The row after an INSERT or UPDATE.
+    pub fn after(&self) -> Option<Slot> {
+        let slot = match self.event() {
+            pg_sys::TRIGGER_EVENT_INSERT => self.data().tg_trigslot,
+            pg_sys::TRIGGER_EVENT_UPDATE => self.data().tg_newslot,
+            _ => return None,
+        };
+        // SAFETY: as above.
+        Some(unsafe { Slot::new(slot) })
+    }
+
+    /// The relation that holds the row: a partition.
+    pub fn relation(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open while the trigger runs.
+        unsafe { (*self.data().tg_relation).rd_id }
+    }
+
+    /// Whether the file that holds the row was begun by this transaction, so that a TRUNCATE in it may empty the file
+    /// in place.
+    pub fn is_in_new_file(&self) -> bool {
+        // SAFETY: the relation is open while the trigger runs.
+        let relation = unsafe { &*self.data().tg_relation };
+        #[cfg(feature = "pg15")]
+        let begun = [relation.rd_newRelfilenodeSubid, relation.rd_firstRelfilenodeSubid];
+        #[cfg(not(feature = "pg15"))]
+        let begun = [relation.rd_newRelfilelocatorSubid, relation.rd_firstRelfilelocatorSubid];
+        relation.rd_createSubid != NO_SUBTRANSACTION
+            || begun.iter().any(|subtransaction| *subtransaction != NO_SUBTRANSACTION)
+    }
+
+    /// What the trigger was made with.
+    pub fn arguments(&self) -> Vec<String> {
+        // SAFETY: the trigger's description stays while it runs; tgargs holds tgnargs strings that end with NUL.
+        unsafe {
+            let trigger = &*self.data().tg_trigger;
+            (0..usize::try_from(trigger.tgnargs).unwrap_or(0))
+                .map(|place| CStr::from_ptr(*trigger.tgargs.add(place)).to_string_lossy().into_owned())
+                .collect()
+        }
+    }
+
+    /// What is kept from the first firing on, for this relation and as long as the statement runs.
+    pub fn kept<T: Copy>(&self, first: impl FnOnce() -> T) -> T {
+        // SAFETY: fn_extra is this function's own, null or made by `keep`, with the one type that the one caller keeps.
+        unsafe {
+            let kept = (*self.call).fn_extra.cast::<T>();
+            if !kept.is_null() {
+                return *kept;
+            }
+        }
+        let value = first();
+        self.keep(value);
+        value
+    }
+
+    /// Keeps another value in its place.
+    pub fn keep<T: Copy>(&self, value: T) {
+        // SAFETY: as in `kept`; the value lies in the memory that the function manager gives such things, which lives as
+        // long as the call's description.
+        unsafe {
+            let call = &mut *self.call;
+            if call.fn_extra.is_null() {
+                call.fn_extra = pg_sys::MemoryContextAlloc(call.fn_mcxt, size_of::<T>());
+            }
+            call.fn_extra.cast::<T>().write(value);
+        }
+    }
+}
