@@ -70,49 +70,63 @@ $preflight$;
 create table busymate_stats.roles (
     name text collate "C" primary key check (name <> ''),
     description text,
-    builtin boolean not null default false
+    builtin boolean not null default false,
+    changed_at timestamptz not null default pg_catalog.now(),
+    changed_by text not null
 );
 comment on table busymate_stats.roles is 'The roles that users can be assigned. Read with roles:view, written with roles:edit.';
 comment on column busymate_stats.roles.name is 'The role''s name.';
 comment on column busymate_stats.roles.description is 'What the role is for.';
 comment on column busymate_stats.roles.builtin is 'Whether the extension brings the role; such a one cannot be changed or dropped.';
+comment on column busymate_stats.roles.changed_at is 'When the row was made or last changed.';
+comment on column busymate_stats.roles.changed_by is 'Who did: the "sub" claim of his token, or the database role.';
 
 create table busymate_stats.role_capabilities (
     role text collate "C" not null references busymate_stats.roles (name) on delete cascade,
     section text collate "C" not null check (section <> ''),
     action text collate "C" not null check (action <> ''),
+    changed_at timestamptz not null default pg_catalog.now(),
+    changed_by text not null,
     primary key (role, section, action)
 );
 comment on table busymate_stats.role_capabilities is 'What each role grants. Read with roles:view, written with roles:edit; nobody puts in what he does not hold.';
 comment on column busymate_stats.role_capabilities.role is 'The role that grants.';
 comment on column busymate_stats.role_capabilities.section is 'The section, such as stats or status; * is every one.';
 comment on column busymate_stats.role_capabilities.action is 'The action, such as view or edit; * is every one.';
+comment on column busymate_stats.role_capabilities.changed_at is 'When the row was made or last changed.';
+comment on column busymate_stats.role_capabilities.changed_by is 'Who did: the "sub" claim of his token, or the database role.';
 
 create table busymate_stats.user_roles (
     sub text collate "C" not null check (sub <> ''),
     role text collate "C" not null references busymate_stats.roles (name) on delete cascade,
+    changed_at timestamptz not null default pg_catalog.now(),
+    changed_by text not null,
     primary key (sub, role)
 );
 create index user_roles_role_idx on busymate_stats.user_roles (role);
 comment on table busymate_stats.user_roles is 'Which user has which roles. Read with roles:view, written with roles:edit; nobody assigns what he does not hold.';
 comment on column busymate_stats.user_roles.sub is 'The user: the "sub" claim of the access token.';
 comment on column busymate_stats.user_roles.role is 'The role assigned.';
+comment on column busymate_stats.user_roles.changed_at is 'When the row was made or last changed.';
+comment on column busymate_stats.user_roles.changed_by is 'Who did: the "sub" claim of his token, or the database role.';
 
-insert into busymate_stats.roles (name, description, builtin) values
-    ('admin', 'Holds every capability.', true),
-    ('viewer', 'May view every section.', true);
-insert into busymate_stats.role_capabilities (role, section, action) values
-    ('admin', '*', '*'),
-    ('viewer', '*', 'view');
+-- Nobody has made these, so that a restore, which does not bring them, finds them equal.
+insert into busymate_stats.roles (name, description, builtin, changed_at, changed_by) values
+    ('admin', 'Holds every capability.', true, 'epoch', 'busymate_stats'),
+    ('viewer', 'May view every section.', true, 'epoch', 'busymate_stats');
+insert into busymate_stats.role_capabilities (role, section, action, changed_at, changed_by) values
+    ('admin', '*', '*', 'epoch', 'busymate_stats'),
+    ('viewer', '*', 'view', 'epoch', 'busymate_stats');
 
 select pg_catalog.pg_extension_config_dump('busymate_stats.roles', 'where not builtin');
 select pg_catalog.pg_extension_config_dump('busymate_stats.role_capabilities',
     'where role not in (select name from busymate_stats.roles where builtin)');
 select pg_catalog.pg_extension_config_dump('busymate_stats.user_roles', '');
 
+-- What it remembers, it answers without has_capability_wrapper, which stands behind it.
 create function public.has_capability(section text, action text) returns boolean
     language c stable parallel safe
-    as 'MODULE_PATHNAME', 'has_capability_wrapper';
+    as 'MODULE_PATHNAME', 'remembered_answer';
 comment on function public.has_capability(text, text) is
     'Whether the caller holds the capability section:action. False, never an error, for an unknown caller.';
 
@@ -172,11 +186,14 @@ create function busymate_stats.guard_truncate() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_truncate_wrapper';
 create function busymate_stats.grants_changed() returns trigger
     language c as 'MODULE_PATHNAME', 'grants_changed_wrapper';
+create function busymate_stats.stamp_change() returns trigger
+    language c as 'MODULE_PATHNAME', 'stamp_change_wrapper';
 comment on function busymate_stats.guard_roles() is 'Trigger: keeps the built-in roles as they are.';
 comment on function busymate_stats.guard_role_capabilities() is 'Trigger: nobody puts into a role what he does not hold.';
 comment on function busymate_stats.guard_user_roles() is 'Trigger: nobody assigns what he does not hold.';
 comment on function busymate_stats.guard_truncate() is 'Trigger: keeps the built-in roles from TRUNCATE.';
 comment on function busymate_stats.grants_changed() is 'Trigger: ends what sessions have cached.';
+comment on function busymate_stats.stamp_change() is 'Trigger: writes down who made a change, and when.';
 
 create trigger guard before insert or update or delete on busymate_stats.roles
     for each row execute function busymate_stats.guard_roles();
@@ -194,6 +211,15 @@ create trigger changed after insert or update or delete on busymate_stats.user_r
     for each row execute function busymate_stats.grants_changed();
 create trigger changed_by_truncate after truncate on busymate_stats.user_roles
     for each statement execute function busymate_stats.grants_changed();
+create trigger stamp before insert or update on busymate_stats.roles
+    for each row execute function busymate_stats.stamp_change();
+create trigger stamp before insert or update on busymate_stats.role_capabilities
+    for each row execute function busymate_stats.stamp_change();
+create trigger stamp before insert or update on busymate_stats.user_roles
+    for each row execute function busymate_stats.stamp_change();
+alter table busymate_stats.roles enable always trigger stamp;
+alter table busymate_stats.role_capabilities enable always trigger stamp;
+alter table busymate_stats.user_roles enable always trigger stamp;
 alter table busymate_stats.role_capabilities enable always trigger changed;
 alter table busymate_stats.user_roles enable always trigger changed;
 alter table busymate_stats.user_roles enable always trigger changed_by_truncate;
@@ -238,6 +264,44 @@ create function busymate_stats.unassign_role(sub text, role text) returns void
     as 'MODULE_PATHNAME', 'unassign_role_wrapper';
 comment on function busymate_stats.unassign_role(text, text) is
     'Takes a role from the user with this "sub" claim. Does nothing when he does not have it.';
+
+-- Tokens that are refused before they expire.
+
+create table busymate_stats.revoked_tokens (
+    jti text collate "C" primary key,
+    revoked_at timestamptz not null default pg_catalog.now(),
+    expires_at timestamptz
+);
+create index revoked_tokens_expires_at_idx on busymate_stats.revoked_tokens (expires_at);
+comment on table busymate_stats.revoked_tokens is
+    'Access tokens that hold no capability any more. Read with tokens:view, written with tokens:edit.';
+comment on column busymate_stats.revoked_tokens.jti is 'The token: its "jti" claim.';
+comment on column busymate_stats.revoked_tokens.revoked_at is 'When it was revoked.';
+comment on column busymate_stats.revoked_tokens.expires_at is
+    'When no gateway accepts it any more, so that the row can go; null keeps the row.';
+
+select pg_catalog.pg_extension_config_dump('busymate_stats.revoked_tokens', '');
+
+alter table busymate_stats.revoked_tokens enable row level security;
+create policy revoked_tokens_view on busymate_stats.revoked_tokens for select
+    using ((select public.has_capability('tokens', 'view')));
+create policy revoked_tokens_insert on busymate_stats.revoked_tokens for insert
+    with check ((select public.has_capability('tokens', 'edit')));
+create policy revoked_tokens_update on busymate_stats.revoked_tokens for update
+    using ((select public.has_capability('tokens', 'edit')));
+create policy revoked_tokens_delete on busymate_stats.revoked_tokens for delete
+    using ((select public.has_capability('tokens', 'edit')));
+comment on policy revoked_tokens_view on busymate_stats.revoked_tokens is 'Who holds tokens:view sees which tokens are revoked.';
+comment on policy revoked_tokens_insert on busymate_stats.revoked_tokens is 'Who holds tokens:edit revokes tokens.';
+comment on policy revoked_tokens_update on busymate_stats.revoked_tokens is 'Who holds tokens:edit changes what is revoked.';
+comment on policy revoked_tokens_delete on busymate_stats.revoked_tokens is 'Who holds tokens:edit takes a revocation back.';
+
+create trigger changed after insert or update or delete on busymate_stats.revoked_tokens
+    for each row execute function busymate_stats.grants_changed();
+create trigger changed_by_truncate after truncate on busymate_stats.revoked_tokens
+    for each statement execute function busymate_stats.grants_changed();
+alter table busymate_stats.revoked_tokens enable always trigger changed;
+alter table busymate_stats.revoked_tokens enable always trigger changed_by_truncate;
 
 -- What is counted.
 

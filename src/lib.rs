@@ -28,7 +28,7 @@ pg_module_magic!(name, version);
 extern "C-unwind" fn _PG_init() {
     settings::register();
     torture::register();
-    access::register_setting();
+    access::register();
     fleet::register();
     worker::register();
     pg::setting::reserve_prefix(c"busymate_stats");

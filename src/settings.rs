@@ -1,5 +1,6 @@
 //! Every setting, each with the reason for its default.
 
+use crate::access::{RoleClaim, TrustedLogins};
 use crate::mcp::AllowedOrigins;
 use crate::pg::setting::{self, TextCheck};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -46,6 +47,12 @@ static VERIFY_INTERVAL_MS: AtomicI32 = AtomicI32::new(24 * 60 * 60 * 1000);
 
 /// None: a web page may call from this machine only, until its operator is trusted by name.
 static MCP_ALLOWED_ORIGINS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// None: a token's roles come from the tables here, until its issuer is trusted with them.
+static ROLE_CLAIM: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Nobody is named, so every session may carry claims: which logins are gateways only the operator knows.
+static CLAIMS_TRUSTED_FROM: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Defines the settings. The two that decide what every reader sees are for superusers to change.
 pub fn register() {
@@ -102,6 +109,18 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    setting::define_text::<Path>(
+        c"busymate_stats.role_claim",
+        c"Where a token names roles of busymate_stats.roles: a path into its claims.",
+        c"Keys apart by dots, such as app_metadata.role, to a role's name or an array of them. Empty: nowhere.",
+        &ROLE_CLAIM,
+    );
+    setting::define_list::<Logins>(
+        c"busymate_stats.claims_trusted_from",
+        c"The login roles whose sessions may carry claims.",
+        c"Names separated by commas. Empty: every session may.",
+        &CLAIMS_TRUSTED_FROM,
+    );
     setting::define_list::<Origins>(
         c"busymate_stats.mcp_allowed_origins",
         c"Which web pages may call mcp(), besides those of loopback.",
@@ -118,6 +137,37 @@ impl TextCheck for Origins {
             format!("\"{culprit}\" is no origin: write scheme://host[:port], such as https://app.example.com, without a path or wildcard.")
         })
     }
+}
+
+struct Path;
+
+impl TextCheck for Path {
+    fn hint(value: &str) -> Option<String> {
+        RoleClaim::parse(value).err()
+    }
+}
+
+struct Logins;
+
+impl TextCheck for Logins {
+    fn hint(value: &str) -> Option<String> {
+        TrustedLogins::parse(value).err().map(|culprit| {
+            format!("{culprit} is no list of role names: separate them by commas, with odd names in double quotes.")
+        })
+    }
+}
+
+/// Where tokens name roles, if they may.
+pub fn role_claim() -> Option<RoleClaim> {
+    let path = ROLE_CLAIM.get().unwrap_or_default();
+    // What is no path was refused when it was set.
+    RoleClaim::parse(&path.to_string_lossy()).ok().flatten()
+}
+
+/// The login roles whose sessions may carry claims.
+pub fn claims_trusted_from() -> TrustedLogins {
+    let list = CLAIMS_TRUSTED_FROM.get().unwrap_or_default();
+    TrustedLogins::parse(&list.to_string_lossy()).unwrap_or_default()
 }
 
 /// The web pages that may call `mcp()`, besides those of loopback.

@@ -217,7 +217,112 @@ fn bytes_that_are_no_text() {
             ))
             .unwrap();
         assert_eq!(may(&mut client, "stats", "view"), expected, "{claims}");
+        // The arguments may be no text either: no grant matches, and nothing is raised.
+        let question = r"select array[public.has_capability(E'stats\377', 'view'), public.has_capability('stats', E'\377'),
+            public.has_capability(E'\357\277\275', 'edit')]";
+        for _ in 0..2 {
+            let held: Vec<bool> = value(&mut client, question);
+            assert_eq!(held, [expected, false, false], "{claims}");
+        }
         client.batch_execute("rollback").unwrap();
+    }
+    // A grant of such bytes is matched byte by byte, and not by the sign that stands for what cannot be shown.
+    client
+        .batch_execute(
+            r"insert into busymate_stats.roles (name) values ('bytes');
+              set session_replication_role = replica;
+              insert into busymate_stats.role_capabilities (role, section, action) values ('bytes', E'\377', 'edit');
+              reset session_replication_role;
+              insert into busymate_stats.user_roles (sub, role) values ('b', 'bytes')",
+        )
+        .unwrap();
+    sign_in(&mut client, "authenticated", r#"{"sub":"b"}"#);
+    let held: Vec<bool> = value(
+        &mut client,
+        r"select array[public.has_capability(E'\377', 'edit'), public.has_capability(E'\357\277\275', 'edit')]",
+    );
+    assert_eq!(held, [true, false]);
+}
+
+/// Random bytes, and tokens of a viewer that were cut, doubled or overwritten somewhere. The seed is printed.
+#[test]
+fn fuzzed_claims() {
+    let cluster = shared();
+    cluster
+        .connect("postgres")
+        .batch_execute("create database fuzzed template template0 encoding 'SQL_ASCII' locale 'C'")
+        .unwrap();
+    let mut client = cluster.connect("fuzzed");
+    client
+        .batch_execute(
+            "create extension busymate_stats; select busymate_stats.assign_role('v', 'viewer');
+             set busymate_stats.role_claim = 'app.role'",
+        )
+        .unwrap();
+    let seed = std::env::var("BUSYMATE_TEST_SEED").map_or_else(
+        |_| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into(),
+        |seed| seed.parse::<u64>().unwrap(),
+    );
+    println!("BUSYMATE_TEST_SEED={seed}");
+    let mut state = seed;
+    let mut below = |limit: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % limit
+    };
+    let whole = br#"{"sub":"v","jti":"t","app":{"role":["viewer","x"]},"n":[1e9,-0.5,null,true,"\u0000\ud83d\ude00"]}"#;
+    let mut all = Vec::new();
+    for round in 0..20_000 {
+        let mut claims = whole.to_vec();
+        match round % 4 {
+            0 => claims = (0..below(60)).map(|_| 1 + below(255) as u8).collect(),
+            1 => claims.truncate(below(whole.len())),
+            2 => {
+                for _ in 0..=below(3) {
+                    let at = below(claims.len());
+                    claims[at] = 1 + below(255) as u8;
+                }
+            }
+            _ => {
+                let (from, to) = (below(whole.len()), below(whole.len()));
+                let part = whole[from.min(to)..from.max(to)].to_vec();
+                let at = below(claims.len());
+                claims.splice(at..at, part);
+            }
+        }
+        all.push(claims);
+    }
+    // Whatever says that it is the viewer must be JSON that says so: PostgreSQL's own parser is asked.
+    client.batch_execute("set role authenticated").unwrap();
+    let rows = client
+        .query(
+            "select claims from unnest($1::bytea[]) claims
+              where case when set_config('request.jwt.claims', convert_from(claims, 'SQL_ASCII'), false) is not null
+                         then public.has_capability('stats', 'view') end",
+            &[&all],
+        )
+        .unwrap();
+    assert!(!rows.is_empty() && rows.len() < all.len() / 2, "{} of {}", rows.len(), all.len());
+    for row in rows {
+        let claims: &[u8] = row.get(0);
+        let text = String::from_utf8_lossy(claims);
+        let token: serde_json::Value = match serde_json::from_str(&text) {
+            Ok(token) => token,
+            // In claims that do not matter, what is not looked at need not make sense.
+            Err(error)
+                if ["number out of range", "hex escape", "surrogate"]
+                    .iter()
+                    .any(|why| error.to_string().contains(why)) =>
+            {
+                continue;
+            }
+            Err(error) => panic!("{text}: {error}"),
+        };
+        let roles = &token["app"]["role"];
+        let named = roles == "viewer"
+            || roles.as_array().is_some_and(|roles| {
+                roles.iter().all(serde_json::Value::is_string) && roles.iter().any(|role| role == "viewer")
+            });
+        assert!(token["sub"] == "v" || named, "{text}");
     }
 }
 
@@ -302,4 +407,8 @@ fn memory_does_not_grow_with_the_number_of_callers() {
     let grown = resident_bytes(&mut client).saturating_sub(before);
     assert!(grown < 20 << 20, "grew by {grown} bytes");
     assert!(may(&mut client, "stats", "view"));
+    let before = resident_bytes(&mut client);
+    ask(&mut client, 0, 1_000_000, 0);
+    let grown = resident_bytes(&mut client).saturating_sub(before);
+    assert!(grown < 8 << 20, "grew by {grown} bytes with a million");
 }

@@ -39,6 +39,7 @@ const CONFIGURATION: &str = r#"
            busymate_stats.grant_capability('Übersicht', 'stats:view');
     select busymate_stats.assign_role('first', 'admin'), busymate_stats.assign_role('first', 'viewer'),
            busymate_stats.assign_role('zweite ü', 'ops'' "team"'), busymate_stats.assign_role('{"x"}', 'Übersicht');
+    insert into busymate_stats.revoked_tokens values ('t1', '2020-02-02', '2030-03-03'), (E'\\"ü', now(), null);
     create publication "Real time" for table "Flotte"."Geräte";
     select busymate_stats.publish('Real time');
     select busymate_stats.grant_api(), busymate_stats.grant_api('service_role');
@@ -63,7 +64,8 @@ fn furnished(cluster: &Cluster, prefix: &str) -> (String, Client) {
 /// Every row of every table of the extension that is configuration, and who may do what.
 fn configuration(client: &mut Client) -> Vec<String> {
     let mut rows = Vec::new();
-    for table in ["attachment", "publications", "role_capabilities", "roles", "user_roles"] {
+    for table in ["attachment", "publications", "revoked_tokens", "role_capabilities", "roles", "user_roles"]
+    {
         let query = format!("select '{table} ' || to_jsonb(t)::text from busymate_stats.{table} t");
         rows.extend(list(client, &query));
     }

@@ -188,9 +188,17 @@ fn exported() -> BTreeSet<String> {
         .collect()
 }
 
+/// What SQL calls, and the function behind it that it falls back on: pgrx describes the latter alone.
+const IN_FRONT: (&str, &str) = ("remembered_answer", "has_capability_wrapper");
+
 /// Everything in which the installed extension and the library differ.
 fn differences(client: &mut Client) -> Vec<String> {
-    let (described, declared, exported) = (described(client), declared(client), exported());
+    let (mut described, declared, mut exported) = (described(client), declared(client), exported());
+    let (front, behind) = IN_FRONT;
+    if let Some(signature) = described.remove(behind) {
+        described.insert(front.into(), signature);
+    }
+    exported.remove(behind);
     let mut found = Vec::new();
     for (symbol, script) in &declared {
         if !exported.contains(symbol) {
@@ -251,12 +259,9 @@ fn a_script_that_differs_is_found_out() {
         ("get_stats() returns setof jsonb stable parallel restricted", "get_stats_wrapper"),
         (
             "has_capability(section text, action text) returns bool stable parallel safe strict",
-            "has_capability_wrapper",
+            "remembered_answer",
         ),
-        (
-            "has_capability(action text, section text) returns bool stable parallel safe",
-            "has_capability_wrapper",
-        ),
+        ("has_capability(action text, section text) returns bool stable parallel safe", "remembered_answer"),
     ];
     for (declaration, symbol) in wrong {
         let found = planted(&mut client, declaration, symbol);

@@ -104,6 +104,26 @@ fn a_worker_sees_the_leaders_own_grants() {
     }
 }
 
+/// What the token itself says counts there too: roles that it names, where the leader's setting says, and its revocation.
+#[test]
+fn a_worker_sees_the_leaders_token() {
+    let mut client = scene("tokens");
+    client.batch_execute("insert into busymate_stats.revoked_tokens (jti) values ('t')").unwrap();
+    for (setting, claims, expected) in [
+        ("user_role", r#"{"user_role":"u"}"#, true),
+        ("app.role", r#"{"user_role":"u"}"#, false),
+        ("", r#"{"user_role":"u"}"#, false),
+        ("", r#"{"sub":"u","jti":"another"}"#, true),
+        ("", r#"{"sub":"u","jti":"t"}"#, false),
+    ] {
+        client.batch_execute(&format!("begin; set local busymate_stats.role_claim = '{setting}'")).unwrap();
+        client.execute("select set_config('request.jwt.claims', $1, true)", &[&claims]).unwrap();
+        client.batch_execute("set local role authenticated").unwrap();
+        assert_all_rows(&mut client, expected, &format!("{setting}: {claims}"));
+        client.batch_execute("rollback").unwrap();
+    }
+}
+
 /// A statement that runs in a worker as a whole, where the library is loaded by the worker itself too.
 #[test]
 fn a_whole_statement_in_a_worker() {

@@ -265,6 +265,53 @@ fn subscribers_get_what_they_may_see() {
     client.batch_execute("commit").unwrap();
 }
 
+/// A thousand subscribers with claims of their own in one transaction, asked the row on behalf of each; one of them sends
+/// garbage, one a revoked token. Exactly those who may see the row do.
+#[test]
+fn a_thousand_subscribers() {
+    let (mut client, _) = served("rt_thousand");
+    client
+        .batch_execute(
+            "select busymate_stats.refresh_stats();
+             insert into busymate_stats.user_roles (sub, role)
+             select 'u' || n, case n % 3 when 0 then 'viewer' else 'counter' end from generate_series(0, 999, 2) n;
+             insert into busymate_stats.revoked_tokens (jti) values ('t500');
+             set busymate_stats.role_claim = 'app_metadata.role'",
+        )
+        .unwrap();
+    let subscribers: Vec<(String, bool)> = (0..1_000)
+        .map(|n| match n {
+            444 => ("{\"sub\":\"u444\"".into(), false),
+            446 => (r#"{"sub":"u446","sub":"u446"}"#.into(), false),
+            500 => (json!({ "sub": "u500", "jti": "t500" }).to_string(), false),
+            501 => (json!({ "sub": "u501", "app_metadata": { "role": "viewer" } }).to_string(), true),
+            503 => (json!({ "sub": "u503", "user_metadata": { "role": "viewer" } }).to_string(), false),
+            _ => {
+                (json!({ "sub": format!("u{n}"), "jti": format!("t{n}"), "exp": n }).to_string(), n % 2 == 0)
+            }
+        })
+        .collect();
+    client.batch_execute("begin; prepare walrus as select 1 from public.service_stats where id = 1").unwrap();
+    // Twice: the second round finds what the first has left in memory.
+    for _ in 0..2 {
+        for (claims, sees) in &subscribers {
+            client
+                .execute(
+                    "select set_config('role', 'authenticated', true), set_config('request.jwt.claims', $1, true)",
+                    &[claims],
+                )
+                .unwrap();
+            let delivered = client.simple_query("execute walrus").unwrap();
+            let rows =
+                delivered.iter().filter(|message| matches!(message, postgres::SimpleQueryMessage::Row(_)));
+            assert_eq!(rows.count() == 1, *sees, "{claims}");
+        }
+        client.batch_execute("reset role").unwrap();
+    }
+    assert_eq!(value::<Option<String>>(&mut client, "select pg_current_xact_id_if_assigned()::text"), None);
+    client.batch_execute("commit").unwrap();
+}
+
 #[test]
 fn publish_says_what_realtime_lacks() {
     let (database, mut client) = installed("rt_lacks");

@@ -37,6 +37,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.restore_publications()",
     "function busymate_stats.revoke_capability(text,text)",
     "function busymate_stats.roster_change()",
+    "function busymate_stats.stamp_change()",
     "function busymate_stats.stats_at(timestamp with time zone)",
     "function busymate_stats.stats_recomputed(timestamp with time zone)",
     "function busymate_stats.unassign_role(text,text)",
@@ -56,6 +57,7 @@ const MEMBER_NAMES: &[&str] = &[
     "table busymate_stats.feed_health",
     "table busymate_stats.late_changes",
     "table busymate_stats.publications",
+    "table busymate_stats.revoked_tokens",
     "table busymate_stats.role_capabilities",
     "table busymate_stats.roles",
     "table busymate_stats.roster_capture",
@@ -130,7 +132,7 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 /// Member functions that are the extension's own means.
-const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|grants_changed|guard_\\w+|require_\\w+|reload_before_drop|restore_publications|roster_change|watch_\\w+";
+const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|grants_changed|guard_\\w+|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change|watch_\\w+";
 
 #[test]
 fn functions_are_as_released() {
@@ -180,14 +182,23 @@ const COLUMNS: &[&str] = &[
     "busymate_stats.my_capabilities 1 section text",
     "busymate_stats.my_capabilities 2 action text",
     "busymate_stats.my_capabilities 3 via_role text",
+    "busymate_stats.revoked_tokens 1 jti text not null",
+    "busymate_stats.revoked_tokens 2 revoked_at timestamp with time zone not null default now()",
+    "busymate_stats.revoked_tokens 3 expires_at timestamp with time zone",
     "busymate_stats.role_capabilities 1 role text not null",
     "busymate_stats.role_capabilities 2 section text not null",
     "busymate_stats.role_capabilities 3 action text not null",
+    "busymate_stats.role_capabilities 4 changed_at timestamp with time zone not null default now()",
+    "busymate_stats.role_capabilities 5 changed_by text not null",
     "busymate_stats.roles 1 name text not null",
     "busymate_stats.roles 2 description text",
     "busymate_stats.roles 3 builtin boolean not null default false",
+    "busymate_stats.roles 4 changed_at timestamp with time zone not null default now()",
+    "busymate_stats.roles 5 changed_by text not null",
     "busymate_stats.user_roles 1 sub text not null",
     "busymate_stats.user_roles 2 role text not null",
+    "busymate_stats.user_roles 3 changed_at timestamp with time zone not null default now()",
+    "busymate_stats.user_roles 4 changed_by text not null",
     "public.service_stats 1 id integer not null default 1",
     "public.service_stats 2 snapshot jsonb not null",
     "public.service_stats 3 updated_at timestamp with time zone not null default now()",
@@ -221,6 +232,7 @@ fn columns_are_as_released() {
 
 const KEYS: &[&str] = &[
     "busymate_stats.components PRIMARY KEY (key)",
+    "busymate_stats.revoked_tokens PRIMARY KEY (jti)",
     "busymate_stats.role_capabilities CHECK ((action <> ''::text))",
     "busymate_stats.role_capabilities CHECK ((section <> ''::text))",
     "busymate_stats.role_capabilities FOREIGN KEY (role) REFERENCES busymate_stats.roles(name) ON DELETE CASCADE",
@@ -344,6 +356,10 @@ const POLICIES: &[&str] = &[
     "busymate_stats.components INSERT to {public} check (( SELECT public.has_capability('status'::text, 'edit'::text) AS has_capability))",
     "busymate_stats.components SELECT to {public} using (( SELECT public.has_capability('status'::text, 'view'::text) AS has_capability))",
     "busymate_stats.components UPDATE to {public} using (( SELECT public.has_capability('status'::text, 'edit'::text) AS has_capability))",
+    "busymate_stats.revoked_tokens DELETE to {public} using (( SELECT public.has_capability('tokens'::text, 'edit'::text) AS has_capability))",
+    "busymate_stats.revoked_tokens INSERT to {public} check (( SELECT public.has_capability('tokens'::text, 'edit'::text) AS has_capability))",
+    "busymate_stats.revoked_tokens SELECT to {public} using (( SELECT public.has_capability('tokens'::text, 'view'::text) AS has_capability))",
+    "busymate_stats.revoked_tokens UPDATE to {public} using (( SELECT public.has_capability('tokens'::text, 'edit'::text) AS has_capability))",
     "busymate_stats.role_capabilities DELETE to {public} using (( SELECT public.has_capability('roles'::text, 'edit'::text) AS has_capability))",
     "busymate_stats.role_capabilities INSERT to {public} check (( SELECT public.has_capability('roles'::text, 'edit'::text) AS has_capability))",
     "busymate_stats.role_capabilities SELECT to {public} using (( SELECT public.has_capability('roles'::text, 'view'::text) AS has_capability))",

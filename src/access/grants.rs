@@ -1,21 +1,23 @@
 //! What a caller holds. Pure.
 
-/// The wildcard: as a granted section or action it matches every one.
-const ANY: &str = "*";
+use std::borrow::Cow;
 
-/// One granted capability, and the role it comes through.
+/// The wildcard: as a granted section or action it matches every one.
+const ANY: &[u8] = b"*";
+
+/// One granted capability, and the role it comes through. Text of a SQL_ASCII database may be any bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// A section, or `*`.
-    pub section: String,
+    pub section: Vec<u8>,
     /// An action, or `*`.
-    pub action: String,
+    pub action: Vec<u8>,
     /// The role that has it; `None` for a superuser or a BYPASSRLS role, which needs none.
     pub via_role: Option<String>,
 }
 
 impl Grant {
-    fn covers(&self, section: &str, action: &str) -> bool {
+    fn covers(&self, section: &[u8], action: &[u8]) -> bool {
         (self.section == ANY || self.section == section) && (self.action == ANY || self.action == action)
     }
 }
@@ -37,8 +39,8 @@ impl Grants {
 
     /// Whether these grants include `section:action`, matched literally and case-sensitively. Asked for `*`, only a
     /// granted `*` will do.
-    pub fn hold(&self, section: &str, action: &str) -> bool {
-        self.0.iter().any(|grant| grant.covers(section, action))
+    pub fn hold(&self, section: impl AsRef<[u8]>, action: impl AsRef<[u8]>) -> bool {
+        self.0.iter().any(|grant| grant.covers(section.as_ref(), action.as_ref()))
     }
 
     /// The first of `wanted` that these grants do not include.
@@ -52,11 +54,18 @@ impl Grants {
             .0
             .iter()
             .map(|grant| {
-                serde_json::json!({ "section": grant.section, "action": grant.action, "via_role": grant.via_role })
+                serde_json::json!({
+                    "section": lossy(&grant.section), "action": lossy(&grant.action), "via_role": grant.via_role,
+                })
             })
             .collect();
         serde_json::Value::Array(rows).to_string()
     }
+}
+
+/// As text, to be shown.
+pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 #[cfg(test)]
@@ -95,7 +104,7 @@ mod tests {
         let mine = grants(&[("stats", "*")]);
         assert_eq!(mine.first_lacking(&grants(&[("stats", "view"), ("stats", "*")])), None);
         let wanted = grants(&[("stats", "view"), ("*", "view")]);
-        assert_eq!(mine.first_lacking(&wanted).map(|grant| grant.section.as_str()), Some("*"));
+        assert_eq!(mine.first_lacking(&wanted).map(|grant| grant.section.as_slice()), Some(&b"*"[..]));
         assert_eq!(Grants::everything().first_lacking(&grants(&[("*", "*")])), None);
     }
 }

@@ -5,7 +5,7 @@
 //! the writer can see.
 
 use super::caller::{caller_grants, is_builtin, role_grants};
-use super::grants::{Grant, Grants};
+use super::grants::{Grant, Grants, lossy};
 use crate::error::UserError;
 use crate::pg::invalidation;
 use pgrx::heap_tuple::PgHeapTuple;
@@ -66,7 +66,11 @@ fn guard_role_capabilities<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
         }
     }
     if let Some(new) = trigger.new() {
-        let wanted = Grant { section: text(&new, "section"), action: text(&new, "action"), via_role: None };
+        let wanted = Grant {
+            section: text(&new, "section").into(),
+            action: text(&new, "action").into(),
+            via_role: None,
+        };
         require_held(&Grants::new(vec![wanted]), "put into a role");
     }
     hand_on(trigger)
@@ -84,7 +88,7 @@ fn guard_user_roles<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
 /// Raises 42501 unless the caller holds all of `wanted`.
 fn require_held(wanted: &Grants, deed: &str) {
     if let Some(lacking) = caller_grants().first_lacking(wanted) {
-        let capability = format!("{}:{}", lacking.section, lacking.action);
+        let capability = format!("{}:{}", lossy(&lacking.section), lossy(&lacking.action));
         forbidden(format!("permission denied to {deed} capability \"{capability}\""))
             .detail("Only what the caller holds can be handed on.")
             .hint("Ask somebody who holds it; SELECT * FROM busymate_stats.my_capabilities shows what you hold.")
@@ -100,7 +104,7 @@ fn guard_truncate<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
         .raise()
 }
 
-/// AFTER every change of a role table, replicated ones too: what sessions have cached ends with the commit.
+/// AFTER every change of a table that decides who may what, replicated ones too: what sessions have cached ends with the commit.
 #[pg_trigger]
 fn grants_changed<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     invalidation::invalidate(trigger.relid()?);

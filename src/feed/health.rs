@@ -1,7 +1,7 @@
 //! How each feed fares, for the view `health`, and for the log when it changes.
 
 use crate::fleet::Timestamp;
-use crate::fleet::sealed::progress;
+use crate::fleet::sealed::progress::progress;
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
@@ -82,7 +82,7 @@ fn task(feed: &str) -> (String, String) {
 /// Keeps how a tick of the sealer ended: well, with a reason why no more could be done, or with an error. False when our
 /// table is locked against writing.
 pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {
-    note("seal", result, progress::progress)
+    note("seal", result, progress)
 }
 
 /// The same of a tick of the roster's sealer.

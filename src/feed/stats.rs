@@ -1,6 +1,7 @@
 //! `service_stats`: one row, replaced in place.
 
 use super::health::{self, Refresh};
+use crate::access::clear_expired_tokens;
 use crate::pg::query::{Param, execute};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
@@ -24,6 +25,7 @@ fn refresh_stats() -> TimestampWithTimeZone {
     store(&snapshot, as_of);
     health::record(FEED, &Ok(Refresh { as_of, duration: started.elapsed() }));
     restore_publications();
+    clear_expired_tokens();
     fleet::timestamp(as_of)
 }
 
@@ -34,12 +36,12 @@ fn refresh_stats() -> TimestampWithTimeZone {
 /// slow computation.
 pub fn tick(limit_ms: i32) -> bool {
     if !fleet::is_attached() {
-        return true;
+        return clear_expired_tokens();
     }
     let started = Instant::now();
     let computed = attempt_within(limit_ms, fleet::snapshot_now);
     let ours = [find_relation("public", "service_stats"), find_relation("busymate_stats", "feed_health")];
-    if !ours.iter().all(|table| table.is_some_and(lock_for_writing_now)) {
+    if !ours.iter().all(|table| table.is_some_and(lock_for_writing_now)) || !clear_expired_tokens() {
         return false;
     }
     let result = computed.and_then(|(snapshot, as_of)| {

@@ -89,3 +89,41 @@ unsafe impl SqlTranslatable for RegClass {
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
         Ok(ReturnsRef::One(SqlMappingRef::literal("regclass")));
 }
+
+/// A text as its bytes, which need not be UTF-8: a SQL_ASCII database takes any.
+pub struct TextBytes(pub Vec<u8>);
+
+impl FromDatum for TextBytes {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _type: pg_sys::Oid,
+    ) -> Option<Self> {
+        // SAFETY: the SQL declaration gives this argument the type text.
+        (!is_null).then(|| TextBytes(unsafe { super::scan::text_bytes(datum) }))
+    }
+}
+
+// SAFETY: unboxes through FromDatum, as pgrx does for its own pass-by-reference types.
+unsafe impl<'fcx> ArgAbi<'fcx> for TextBytes {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the SQL declaration gives this argument the type text.
+        match unsafe { arg.unbox_arg_using_from_datum() } {
+            Some(text) => text,
+            None => panic!("a text argument must not be null"),
+        }
+    }
+
+    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
+        // SAFETY: as above.
+        unsafe { arg.unbox_arg_using_from_datum() }.into()
+    }
+}
+
+// SAFETY: the SQL type that FromDatum above reads.
+unsafe impl SqlTranslatable for TextBytes {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(TextBytes);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("text"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("text")));
+}

@@ -10,6 +10,13 @@ pub fn outer_role() -> pg_sys::Oid {
     unsafe { pg_sys::GetOuterUserId() }
 }
 
+/// The role that the session belongs to: the one that logged in, or that a superuser's session was handed to by
+/// `SET SESSION AUTHORIZATION`. In a parallel worker it is the leader's.
+pub fn session_role() -> pg_sys::Oid {
+    // SAFETY: as in `outer_role`.
+    unsafe { pg_sys::GetSessionUserId() }
+}
+
 /// The role whose rights are in force right now.
 pub fn current_role() -> pg_sys::Oid {
     // SAFETY: as in `outer_role`.
@@ -27,6 +34,24 @@ pub fn is_restricted() -> bool {
 pub fn bypasses_rls(role: pg_sys::Oid) -> bool {
     // SAFETY: a syscache look-up; needs a transaction, and every SQL function and show hook here runs in one.
     unsafe { pg_sys::has_bypassrls_privilege(role) }
+}
+
+/// The name of `role`; `None` when it is gone.
+pub fn role_name(role: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a syscache look-up inside a transaction, told not to raise; the name is copied, and ends with NUL.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+/// Whether what this session writes was decided elsewhere: by a superuser, or by the source of a replica.
+pub fn writes_as_given() -> bool {
+    // SAFETY: a syscache look-up inside a transaction, and a backend-local variable.
+    unsafe {
+        pg_sys::superuser_arg(outer_role())
+            || pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as core::ffi::c_int
+    }
 }
 
 /// Whether `role` owns `relation`, directly, by membership, or as a superuser.

@@ -7,44 +7,74 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// How many relations a watch has an eye on at most.
 const WATCHED: usize = 4;
 
-/// An eye on relations from which something is cached. A static, since PostgreSQL is told its address for good.
+/// An eye on relations, and perhaps on roles, from which something is cached. A static, since PostgreSQL is told its
+/// address for good.
 pub struct Watch {
     generation: AtomicU64,
     relations: [AtomicU32; WATCHED],
     register: Once,
+    register_roles: Once,
 }
 
 impl Watch {
     /// Watches nothing yet.
     pub const fn new() -> Self {
         Self {
-            generation: AtomicU64::new(0),
+            // Under generation 0 nothing was ever cached.
+            generation: AtomicU64::new(1),
             relations: [const { AtomicU32::new(0) }; WATCHED],
             register: Once::new(),
+            register_roles: Once::new(),
         }
     }
 
-    /// Takes in what other sessions have committed, and gives the generation of the watched relations: it moves whenever
-    /// one of them was invalidated. What was cached under another generation is void.
+    /// Takes in what other sessions have committed, and gives the generation of what is watched: it moves whenever some
+    /// of it was invalidated, and by [`Self::expire`]. What was cached under another generation is void.
     ///
     /// A statement that takes no lock accepts no message by itself, hence the explicit call.
     pub fn generation(&self) -> u64 {
         // SAFETY: allowed wherever SQL runs; the messages' own callbacks touch only a watch's numbers.
         unsafe { pg_sys::AcceptInvalidationMessages() };
+        self.moved_to()
+    }
+
+    /// [`Self::generation`], as the messages taken in so far have left it.
+    #[inline]
+    pub fn moved_to(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Ends what this session has cached: something else that it depends on changes.
+    pub fn expire(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn address(&'static self) -> pg_sys::Datum {
+        pg_sys::Datum::from(std::ptr::from_ref(self).cast_mut())
     }
 
     /// Watches exactly these relations from now on.
     pub fn watch(&'static self, relations: [Option<pg_sys::Oid>; WATCHED]) {
-        self.register.call_once(|| {
-            let this = pg_sys::Datum::from(std::ptr::from_ref(self).cast_mut());
-            // SAFETY: the callback is of the type asked for, and it and the watch live as long as the backend, which
-            // registers each watch once: PostgreSQL has room for ten.
-            unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), this) };
+        // SAFETY: the callback is of the type asked for, and it and the watch live as long as the backend, which
+        // registers each watch once: PostgreSQL has room for ten.
+        self.register.call_once(|| unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), self.address());
         });
         for (slot, relation) in self.relations.iter().zip(relations) {
             slot.store(relation.map_or(0, |oid| oid.to_u32()), Ordering::Relaxed);
         }
+    }
+
+    /// Watches the roles of the cluster too.
+    pub fn watch_roles(&'static self) {
+        // SAFETY: as above; of such callbacks PostgreSQL has room for 64.
+        self.register_roles.call_once(|| unsafe {
+            pg_sys::CacheRegisterSyscacheCallback(
+                pg_sys::SysCacheIdentifier::AUTHOID as _,
+                Some(role_changed),
+                self.address(),
+            );
+        });
     }
 }
 
@@ -62,6 +92,12 @@ extern "C-unwind" fn invalidated(watch: pg_sys::Datum, relation: pg_sys::Oid) {
     let relation = relation.to_u32();
     // Relation 0 stands for all of them: the queue overflowed.
     if relation == 0 || watch.relations.iter().any(|watched| watched.load(Ordering::Relaxed) == relation) {
-        watch.generation.fetch_add(1, Ordering::Relaxed);
+        watch.expire();
     }
+}
+
+/// As [`invalidated`], for a role: whichever it is, for they seldom change.
+extern "C-unwind" fn role_changed(watch: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
+    // SAFETY: as there.
+    unsafe { &*watch.cast_mut_ptr::<Watch>() }.expire();
 }

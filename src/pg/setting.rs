@@ -139,14 +139,35 @@ pub trait TextCheck {
     fn hint(value: &str) -> Option<String>;
 }
 
-/// Defines a text setting that a superuser may change, a list separated by commas; `C` looks at every new value.
+/// Defines a text setting that a superuser may change; `C` looks at every new value. Cached answers end with each.
+pub fn define_text<C: TextCheck>(
+    name: &'static CStr,
+    description: &'static CStr,
+    detail: &'static CStr,
+    variable: &'static GucSetting<Option<CString>>,
+) {
+    define_checked::<C>(name, description, detail, variable, GucFlags::default());
+}
+
+/// [`define_text`], for a list separated by commas.
 pub fn define_list<C: TextCheck>(
     name: &'static CStr,
     description: &'static CStr,
     detail: &'static CStr,
     variable: &'static GucSetting<Option<CString>>,
 ) {
-    // SAFETY: the hook is of the type asked for, and everything else is static.
+    let flags = GucFlags::from_bits_retain(pg_sys::GUC_LIST_INPUT as c_int);
+    define_checked::<C>(name, description, detail, variable, flags);
+}
+
+fn define_checked<C: TextCheck>(
+    name: &'static CStr,
+    description: &'static CStr,
+    detail: &'static CStr,
+    variable: &'static GucSetting<Option<CString>>,
+    flags: GucFlags,
+) {
+    // SAFETY: the hooks are of the types asked for, and everything else is static.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             name,
@@ -154,12 +175,17 @@ pub fn define_list<C: TextCheck>(
             detail,
             variable,
             GucContext::Suset,
-            GucFlags::from_bits_retain(pg_sys::GUC_LIST_INPUT as c_int),
+            flags,
             Some(check_text::<C>),
-            None,
+            Some(text_assigned),
             None,
         );
     }
+}
+
+/// PostgreSQL sets a value, or puts an earlier one back.
+unsafe extern "C-unwind" fn text_assigned(_value: *const c_char, _extra: *mut c_void) {
+    super::question::DEPENDENCIES.expire();
 }
 
 /// PostgreSQL asks whether a value will do.

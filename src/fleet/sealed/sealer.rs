@@ -147,7 +147,8 @@ impl Ground {
             present => {
                 let unlike = present.and_then(|present| shape.agrees_with(&present).err());
                 let reason = void.or(unlike).unwrap_or_else(|| "nothing is sealed yet".into());
-                let fresh = nothing_of(version, epoch + 1, gen_, threshold, shape);
+                let mut fresh = State::nothing(version, epoch + 1, gen_, threshold, shape.print.clone());
+                fresh.maps.leaves = shape.leaves(&Leaves::new());
                 log!(
                     "busymate_stats counts the entries, {}: {reason}",
                     still_to_count(&self.entries, &fresh)
@@ -165,7 +166,7 @@ impl Ground {
 
     fn seal_chunk(&self, shape: &Shape, mut state: State, goal: Timestamp, stride: &mut Stride) -> Step {
         let started = Instant::now();
-        let was_complete = goal == state.boundary && goal != NEVER;
+        let was_complete = state.boundary == goal && goal != NEVER;
         let chunk = Chunk::count(self, shape, &state, goal, stride);
         // PostgreSQL lets partitions be attached under this step's locks: what has been read is neither with nor without.
         if !shape.still_holds() {
@@ -293,13 +294,6 @@ fn next_boundary(rows: &Rows, boundary: Timestamp, goal: Timestamp, stride: i64)
         return rows.first_time(Interval { from: NEVER + 1, to: end }).unwrap_or(end);
     }
     begin.saturating_add(stride).min(end)
-}
-
-/// A state that counts nothing yet.
-fn nothing_of(version: i64, epoch: i64, gen_: i64, goal: Timestamp, shape: &Shape) -> State {
-    let mut state = State::nothing(version, epoch, gen_, goal, shape.print.clone());
-    state.maps.leaves = shape.leaves(&Leaves::new());
-    state
 }
 
 /// Everything that was counted is void: begin before the first entry. The late changes that this snapshot sees are in

@@ -1,0 +1,99 @@
+//! Where PostgreSQL keeps a text setting's value, to look at it without a search or a copy.
+
+use pgrx::pg_sys;
+use std::ffi::{CStr, c_char};
+
+/// Where a setting was found. It may have moved since, which is noticed at each look.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "pg15"), expect(dead_code))]
+pub struct Place {
+    number: usize,
+    name: *const c_char,
+}
+
+impl Place {
+    /// Where no setting is.
+    pub const NOWHERE: Self = Self { number: usize::MAX, name: std::ptr::null() };
+
+    /// The value of the text setting `name`, if it still stands at this place.
+    ///
+    /// # Safety
+    /// The value stays until the setting changes: no setting may be set while it is used.
+    #[inline]
+    pub unsafe fn value(self, name: &CStr) -> Option<*const c_char> {
+        // SAFETY: what `record` gives is a setting that PostgreSQL knows at this moment; one that says it is a text
+        // lies inside a config_string, whose variable points to a string that ends with NUL, or to null.
+        unsafe {
+            let record = self.record(name)?;
+            if (*record).vartype != pg_sys::config_type::PGC_STRING {
+                return None;
+            }
+            let value: *const c_char = *(*record.cast::<pg_sys::config_string>()).variable;
+            (!value.is_null()).then_some(value)
+        }
+    }
+
+    #[cfg(feature = "pg15")]
+    #[inline]
+    unsafe fn record(self, _name: &CStr) -> Option<*const pg_sys::config_generic> {
+        // SAFETY: the array holds as many settings as PostgreSQL says. It never frees a setting's name, so that the
+        // same address is the same name.
+        unsafe {
+            if self.number >= raw::GetNumConfigOptions() as usize {
+                return None;
+            }
+            let record = *raw::get_guc_variables().add(self.number);
+            std::ptr::eq((*record).name, self.name).then_some(record)
+        }
+    }
+
+    #[cfg(not(feature = "pg15"))]
+    #[inline]
+    unsafe fn record(self, name: &CStr) -> Option<*const pg_sys::config_generic> {
+        // SAFETY: the name ends with NUL; told to skip errors, the function raises none.
+        let record = unsafe { raw::find_option(name.as_ptr(), false, true, 0) };
+        (!record.is_null()).then_some(record)
+    }
+}
+
+/// Where the setting `name` is, written as it was first set.
+#[cfg(feature = "pg15")]
+pub fn find(name: &CStr) -> Place {
+    // SAFETY: the array holds as many settings as PostgreSQL says, each with a name that ends with NUL.
+    unsafe {
+        let settings =
+            std::slice::from_raw_parts(raw::get_guc_variables(), raw::GetNumConfigOptions() as usize);
+        settings
+            .iter()
+            .position(|setting| CStr::from_ptr((**setting).name) == name)
+            .map_or(Place::NOWHERE, |number| Place { number, name: (*settings[number]).name })
+    }
+}
+
+/// From PostgreSQL 16 on its settings are in a hash table, which finds them fast enough.
+#[cfg(not(feature = "pg15"))]
+pub fn find(_name: &CStr) -> Place {
+    Place::NOWHERE
+}
+
+/// PostgreSQL's functions without pgrx's guard, which would cost more than they do. None of them raises.
+mod raw {
+    use pgrx::pg_sys;
+    use std::ffi::c_int;
+
+    #[cfg(feature = "pg15")]
+    unsafe extern "C" {
+        pub fn GetNumConfigOptions() -> c_int;
+        pub fn get_guc_variables() -> *const *const pg_sys::config_generic;
+    }
+
+    #[cfg(not(feature = "pg15"))]
+    unsafe extern "C" {
+        pub fn find_option(
+            name: *const std::ffi::c_char,
+            create_placeholders: bool,
+            skip_errors: bool,
+            elevel: c_int,
+        ) -> *const pg_sys::config_generic;
+    }
+}
