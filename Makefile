@@ -47,6 +47,7 @@ stage: need-pg
 
 lint: need-pg
 	cargo fmt --all -- --check
+	cargo fmt --manifest-path tests/mcp_clients/rust/Cargo.toml -- --check
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 	cargo clippy --all-targets $(CARGO_PG) --features torture -- -D warnings
 
