@@ -72,6 +72,14 @@ fn main() {
     let mut report = Report::default();
     machine::describe(&plan, &cluster, &mut report);
 
+    if std::env::var("BENCH_ONLY").is_ok_and(|only| only == "access") {
+        let fleet = fleet::load(&cluster, plan.smallest());
+        let mut client = cluster.connect(&fleet.database);
+        client.batch_execute("create extension busymate_stats").unwrap();
+        server::let_reader_in(&mut client);
+        access::capability(&plan, &cluster, &fleet, &mut report);
+        return report.print();
+    }
     let fleets: Vec<_> = plan.sizes.iter().map(|size| fleet::load(&cluster, *size)).collect();
     seal::first_seals(&plan, &cluster, &fleets, &mut report);
     read::warm(&plan, &cluster, &fleets, &mut report);
