@@ -116,10 +116,11 @@ impl Ground {
 
     /// Remembers who is writing, once for each threshold and after it was committed.
     pub fn look(&self) -> Step {
-        let Some(Capture { gen_, .. }) = Capture::newest(Seen::Statement) else {
+        let Some(Capture { gen_, threshold, .. }) = Capture::newest(Seen::Statement) else {
             return Step::Waits("there is no threshold for devices".into());
         };
-        if look_of(gen_).is_some() {
+        // While nobody counts, writers write nothing down: there is nothing to wait for.
+        if threshold == NEVER || look_of(gen_).is_some() {
             return Step::Done;
         }
         let writers = format!("{{{}}}", writers_of(self.devices.oid).join(","));
@@ -133,6 +134,9 @@ impl Ground {
 
     /// Counts every device under the transaction's one snapshot, once those that the look found have ended.
     pub fn count(&self) -> Step {
+        if let Some(reason) = &self.obstacle {
+            return Step::Waits(reason.clone());
+        }
         let Some(capture) = Capture::newest(Seen::Statement) else {
             return Step::Waits("there is no threshold for devices".into());
         };
