@@ -71,13 +71,18 @@ fn a_heartbeat_writes_nothing_and_stays_hot() {
     client.batch_execute("vacuum full public.devices").unwrap();
     await_count(&mut client);
     for _ in 0..3 {
-        client.batch_execute("update public.devices set last_seen_at = clock_timestamp(), name = name").unwrap();
+        client
+            .batch_execute("update public.devices set last_seen_at = clock_timestamp(), name = name")
+            .unwrap();
     }
     assert_eq!(changes(&mut client), 0);
     eventually("the statistics have come", || {
         let (all, hot): (i64, i64) = {
             let row = client
-                .query_one("select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'devices'", &[])
+                .query_one(
+                    "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'devices'",
+                    &[],
+                )
                 .unwrap();
             (row.get(0), row.get(1))
         };
@@ -123,9 +128,7 @@ fn writers_need_no_right_and_take_no_transaction_id_for_nothing() {
         )
         .unwrap();
     let mut writer = counting().connect_as("roster_writer", &database);
-    writer
-        .batch_execute("begin; update public.devices set last_seen_at = now() where false")
-        .unwrap();
+    writer.batch_execute("begin; update public.devices set last_seen_at = now() where false").unwrap();
     assert!(value::<bool>(&mut writer, "select pg_current_xact_id_if_assigned() is null"));
     writer
         .batch_execute("update public.devices set last_seen_at = now(); update public.devices set connection_type = 'pac' where name = 'd1'")
@@ -152,7 +155,9 @@ fn writers_need_no_right_and_take_no_transaction_id_for_nothing() {
 fn a_writer_that_stays_open_holds_up_the_count_and_nobody() {
     let (database, mut client) = counted("open", 5);
     let mut writer = counting().connect(&database);
-    writer.batch_execute("begin; insert into public.devices (name, connection_type) values ('open', 'cdp')").unwrap();
+    writer
+        .batch_execute("begin; insert into public.devices (name, connection_type) values ('open', 'cdp')")
+        .unwrap();
     client.batch_execute("update busymate_stats.roster_capture set due = '-infinity'").unwrap();
     eventually("health names the writer", || {
         let reason = devices_health(&mut client)["reason"].clone();
@@ -261,7 +266,9 @@ fn detach_and_drop_leave_nothing() {
     client.batch_execute("insert into public.devices (name) values ('alone')").unwrap();
     assert_eq!(changes(&mut client), 0);
     client
-        .batch_execute("select busymate_stats.attach('public.entries', 'public.devices'); drop extension busymate_stats")
+        .batch_execute(
+            "select busymate_stats.attach('public.entries', 'public.devices'); drop extension busymate_stats",
+        )
         .unwrap();
     let left: i64 = value(
         &mut client,

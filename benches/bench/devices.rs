@@ -15,7 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Everything about devices.
 pub fn all(plan: &Plan, cluster: &Cluster, report: &mut Report) {
     let size = plan.pick(1_000_000, 200_000);
-    for (online, told) in [("n % 60", "all online and beating"), ("n % 100 * 86400", "one in a hundred online")] {
+    for (online, told) in
+        [("n % 60", "all online and beating"), ("n % 100 * 86400", "one in a hundred online")]
+    {
         note(&format!("{} devices, {told}", grouped(size)));
         let database = prepare(cluster, size, online);
         read(plan, cluster, &database, size, told, report);
@@ -58,7 +60,9 @@ fn read(plan: &Plan, cluster: &Cluster, database: &str, size: i64, told: &str, r
     let mut admin = cluster.connect(database);
     let mut plain = Samples::default();
     for _ in 0..plan.pick(10, 3) {
-        plain.add(timed(|| drop(admin.query_one("select busymate_stats.stats_recomputed(now())", &[]).unwrap())));
+        plain.add(timed(|| {
+            drop(admin.query_one("select busymate_stats.stats_recomputed(now())", &[]).unwrap())
+        }));
     }
     let done = AtomicBool::new(false);
     let mut samples = Samples::default();
@@ -73,7 +77,10 @@ fn read(plan: &Plan, cluster: &Cluster, database: &str, size: i64, told: &str, r
     });
     let (counts, took): (i64, f64) = {
         let row = admin
-            .query_one("select max(version), (max(took) / 1000.0)::float8 from busymate_stats.roster_state", &[])
+            .query_one(
+                "select max(version), (max(took) / 1000.0)::float8 from busymate_stats.roster_state",
+                &[],
+            )
             .unwrap();
         (row.get(0), row.get(1))
     };
