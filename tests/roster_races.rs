@@ -251,6 +251,56 @@ fn what_a_disabled_trigger_missed_while_the_sealer_was_at_work_is_found() {
     }
 }
 
+/// The same, to see that the test above can fail.
+#[test]
+fn a_sealer_that_looks_too_late_what_the_relation_is_like_is_found() {
+    let mut fleet = fleet();
+    assert_eq!([fleet.step("threshold"), fleet.step("look")], ["moved"; 2]);
+    let mut sealer = fleet.begin();
+    sealer.0.batch_execute("set busymate_stats.mutants = 'RosterPrintInSnapshot'").unwrap();
+    fleet.run(
+        "alter table public.devices disable trigger busymate_stats_roster;
+         insert into public.devices (owner) values (8);
+         alter table public.devices enable always trigger busymate_stats_roster",
+    );
+    assert_eq!(sealer.step("count"), "moved");
+    sealer.commit();
+    let differ: bool = value(
+        &mut fleet.admin,
+        "select busymate_stats.stats_at(t) <> busymate_stats.stats_recomputed(t) from (select now()) moment (t)",
+    );
+    assert!(differ);
+}
+
+#[test]
+fn labels_of_an_enum_may_change() {
+    let mut fleet = fleet();
+    fleet.run(
+        "create type public.kind as enum ('vpn', 'pac');
+         alter table public.devices alter connection_type type public.kind using 'vpn'",
+    );
+    fleet.tick();
+    fleet.run("update public.devices set connection_type = 'pac' where slot = 1");
+    assert_eq!(fleet.changes(), 1);
+    fleet.is_counted();
+    assert_eq!([fleet.step("threshold"), fleet.step("look")], ["moved"; 2]);
+    let mut writer = fleet.connect();
+    writer.batch_execute("begin; update public.devices set connection_type = 'pac' where slot = 2").unwrap();
+    fleet.run("alter type public.kind rename value 'pac' to 'packed'");
+    fleet.is_plain("the relation of devices has changed since the last count");
+    // What the writer has written down says pac.
+    assert_eq!(fleet.step("count"), "the relation of devices has changed since the look");
+    assert_eq!([fleet.step("tick"), fleet.step("tick")], ["moved"; 2]);
+    assert!(fleet.step("tick").starts_with("held up by transaction"));
+    writer.batch_execute("commit").unwrap();
+    assert_eq!(fleet.step("tick"), "moved");
+    fleet.is_counted();
+    fleet.run("alter type public.kind add value 'cdp'; update public.devices set connection_type = 'cdp' where slot = 3");
+    fleet.is_plain("the relation of devices has changed since the last count");
+    fleet.tick();
+    fleet.is_counted();
+}
+
 #[test]
 fn an_obstacle_sets_writers_free_and_passes() {
     let mut fleet = fleet();
