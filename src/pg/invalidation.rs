@@ -17,6 +17,18 @@ static REGISTER: Once = Once::new();
 ///
 /// A statement that takes no lock accepts no message by itself, hence the explicit call.
 pub fn generation() -> u64 {
+    // Before anything is cached, whatever it depends on: a superuser's answers depend on no relation.
+    REGISTER.call_once(|| {
+        // SAFETY: the callbacks are of the types asked for, and live as long as the backend; it registers them once.
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::null());
+            pg_sys::CacheRegisterSyscacheCallback(
+                pg_sys::SysCacheIdentifier::AUTHOID as _,
+                Some(role_changed),
+                pg_sys::Datum::null(),
+            );
+        }
+    });
     // SAFETY: allowed wherever SQL runs; the messages' own callbacks touch only the statics of this file.
     unsafe { pg_sys::AcceptInvalidationMessages() };
     moved_to()
@@ -33,19 +45,8 @@ pub fn expire() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Watches exactly these relations from now on, and the roles of the cluster.
+/// Watches exactly these relations from now on.
 pub fn watch(relations: [Option<pg_sys::Oid>; WATCHED]) {
-    REGISTER.call_once(|| {
-        // SAFETY: the callbacks are of the types asked for, and live as long as the backend; it registers them once.
-        unsafe {
-            pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::null());
-            pg_sys::CacheRegisterSyscacheCallback(
-                pg_sys::SysCacheIdentifier::AUTHOID as _,
-                Some(role_changed),
-                pg_sys::Datum::null(),
-            );
-        }
-    });
     for (slot, relation) in RELATIONS.iter().zip(relations) {
         slot.store(relation.map_or(0, |oid| oid.to_u32()), Ordering::Relaxed);
     }
