@@ -340,8 +340,11 @@ fn attributes_of_the_role_are_todays() {
         ("dropped", "drop role dropped", false),
     ] {
         let mut client = shared().connect_as(role, &database);
+        // With claims, of nobody, answers are remembered.
+        client.batch_execute("set request.jwt.claims = '{}'").unwrap();
         let ask = client.prepare("select public.has_capability('stats', 'view')").unwrap();
         client.batch_execute("begin isolation level repeatable read").unwrap();
+        client.query_one(&ask, &[]).unwrap();
         let before: bool = client.query_one(&ask, &[]).unwrap().get(0);
         superuser.batch_execute(change).unwrap();
         let after: bool = client.query_one(&ask, &[]).unwrap().get(0);

@@ -47,6 +47,8 @@ pub fn caller() -> (Rc<Grants>, Option<Caller>) {
         return Default::default();
     }
     // First of all, for it takes in what others have committed: a role's attributes change too.
+    // Roles are watched before anything is kept, whatever it depends on: a superuser's answers depend on no relation.
+    DEPENDENCIES.watch_roles();
     let generation = DEPENDENCIES.generation();
     let role = identity::outer_role();
     let bypasses_rls = identity::bypasses_rls(role);
@@ -100,7 +102,6 @@ fn look_up(session: pg_sys::Oid, claims: &[u8]) -> Option<Grants> {
     let revoked_tokens = find_relation(SCHEMA, "revoked_tokens")?;
     // Watched before they are read, so that no change falls between.
     DEPENDENCIES.watch([Some(user_roles), Some(role_capabilities), Some(revoked_tokens), None]);
-    DEPENDENCIES.watch_roles();
     let Some(claims) = trusted(session, claims) else {
         return Some(Grants::default());
     };

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char};
 
 /// Where a setting was found. It may have moved since, which is noticed at each look.
 #[derive(Clone, Copy)]
-#[cfg_attr(not(feature = "pg15"), expect(dead_code))]
+#[cfg_attr(not(feature = "pg15"), allow(dead_code))]
 pub struct Place {
     number: usize,
     name: *const c_char,
