@@ -5,6 +5,12 @@ use pgrx::prelude::*;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::OnceLock;
 
+#[cfg(not(feature = "pg18"))]
+use pg_sys::pqsignal;
+// The name that port.h gives a server's own.
+#[cfg(feature = "pg18")]
+use pg_sys::pqsignal_be as pqsignal;
+
 const LIBRARY: &CStr = c"busymate_stats";
 const LAUNCHER_FUNCTION: &CStr = c"busymate_stats_launcher";
 const WORKER_FUNCTION: &CStr = c"busymate_stats_worker";
@@ -149,8 +155,8 @@ pub fn begin(on_terminate: OnTerminate, database: Option<pg_sys::Oid>) {
             OnTerminate::Flag => SignalHandlerForShutdownRequest,
             OnTerminate::EndQuery => die,
         };
-        pg_sys::pqsignal(pg_sys::SIGTERM as c_int, Some(terminate));
-        pg_sys::pqsignal(pg_sys::SIGHUP as c_int, Some(SignalHandlerForConfigReload));
+        pqsignal(pg_sys::SIGTERM as c_int, Some(terminate));
+        pqsignal(pg_sys::SIGHUP as c_int, Some(SignalHandlerForConfigReload));
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
             database.unwrap_or(pg_sys::InvalidOid),
@@ -169,7 +175,12 @@ pub fn shutdown_requested() -> bool {
 /// Ends the process so that the postmaster starts it again: 0 would mean never.
 pub fn exit_to_be_restarted() -> ! {
     // SAFETY: ends the process through its exit callbacks; nothing of ours is held.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { pg_sys::proc_exit(1) };
+    // The bindings of PostgreSQL 18 do not say that it never returns.
+    #[allow(unreachable_code)]
+    {
+        unreachable!("proc_exit() does not return")
+    }
 }
 
 /// Sleeps until somebody sets the latch, or for so long; then serves interrupts, and reads the configuration when it was

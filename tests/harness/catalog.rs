@@ -6,7 +6,9 @@ use postgres::Client;
 pub const MEMBERS: &str = "
     select d.classid, d.objid
       from pg_depend d join pg_extension e on e.oid = d.refobjid
-     where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and e.extname = 'busymate_stats'";
+     where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and e.extname = 'busymate_stats'
+       and not exists (select from pg_type t
+                        where d.classid = 'pg_type'::regclass and t.oid = d.objid and (t.typrelid <> 0 or t.typelem <> 0))";
 
 /// The extension's member relations: `objid`.
 pub fn member_relations() -> String {
