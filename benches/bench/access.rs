@@ -151,8 +151,7 @@ fn first_calls(cluster: &Cluster, fleet: &Fleet, rounds: usize, report: &mut Rep
         }
     }
     let [ours, sql, plpgsql, empty] = found;
-    for (what, other) in [("an internal function", empty), (OTHERS[0].what, sql), (OTHERS[1].what, plpgsql)]
-    {
+    for (what, other) in [("an internal function", empty), (OTHERS[0].what, sql), (OTHERS[1].what, plpgsql)] {
         report.row(Row {
             what: format!("a session's first call against {what}, CPU"),
             entries: String::new(),
