@@ -5,6 +5,7 @@
 mod harness;
 
 mod access;
+mod devices;
 mod fleet;
 mod ingest;
 mod machine;
@@ -91,6 +92,7 @@ fn main() {
     access::capability(&plan, &cluster, largest, &mut report);
     fleet::drop(&cluster, largest);
     ingest::all(&plan, &cluster, &mut report);
+    devices::all(&plan, &cluster, &mut report);
     status::tick_cpu(&plan, &cluster, &mut report);
 
     machine::load_average("end", &mut report);
