@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 const SETTINGS: &str = "busymate_stats.seal_interval = '1s'\nbusymate_stats.seal_lag = '200ms'\n\
-                        busymate_stats.refresh_interval = 0\nmax_worker_processes = 32\nrestart_after_crash = on\ndeadlock_timeout = '100ms'";
+                        busymate_stats.refresh_interval = 0\nbusymate_stats.verify_interval = 0\nmax_worker_processes = 32\nrestart_after_crash = on\ndeadlock_timeout = '100ms'";
 
 fn shared() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();

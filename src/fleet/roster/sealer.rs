@@ -46,8 +46,11 @@ impl Ground {
     /// Nothing of it waits. `Err` says why it cannot be had.
     pub fn take() -> Result<Self, Step> {
         let waits = |reason: &str| Step::Waits(reason.into());
-        let fleet = attachment::read(Seen::Latest).ok_or(Step::Done)?;
         let ours = |table| find_relation(state::SCHEMA, table);
+        if !ours("attachment").is_some_and(lock_for_reading_now) {
+            return Err(waits("tables of the extension are locked"));
+        }
+        let fleet = attachment::read(Seen::Latest).ok_or(Step::Done)?;
         if !ours("roster_state").is_some_and(lock_alone_now) {
             return Err(waits("another sealer is at work"));
         }
@@ -251,7 +254,13 @@ impl Ground {
 
 /// Removes changes that are of no use to any state that is there or comes. False when our table is locked.
 pub fn tidy_up() -> bool {
-    if !find_relation(state::SCHEMA, "roster_changes").is_some_and(lock_for_writing_now) {
+    let ours = |table| find_relation(state::SCHEMA, table);
+    // All before anything is read: DROP EXTENSION may hold one and want another.
+    if !ours("roster_changes").is_some_and(lock_for_writing_now)
+        || !["roster_state", "roster_capture"]
+            .into_iter()
+            .all(|table| ours(table).is_some_and(lock_for_reading_now))
+    {
         return false;
     }
     let of = State::newest(Seen::Statement).map(|state| state.gen_);
