@@ -9,6 +9,7 @@ mod fleet;
 mod ingest;
 mod machine;
 mod measure;
+mod partitions;
 mod read;
 mod report;
 mod seal;
@@ -83,6 +84,7 @@ fn main() {
     access::capability(&plan, &cluster, largest, &mut report);
     fleet::drop(&cluster, largest);
     ingest::all(&plan, &cluster, &mut report);
+    partitions::all(&plan, &cluster, &mut report);
     status::tick_cpu(&plan, &cluster, &mut report);
 
     machine::load_average("end", &mut report);
