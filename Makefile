@@ -47,6 +47,7 @@ stage: need-pg
 
 lint: need-pg
 	cargo fmt --all -- --check
+	cargo fmt --manifest-path tests/mcp_clients/rust/Cargo.toml -- --check
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 	cargo clippy --all-targets $(CARGO_PG) --features torture -- -D warnings
 
@@ -76,8 +77,10 @@ torture-run: stage
 soak: stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --test soak -- --ignored
 
-# Prints one Markdown table. SIZES="100000000" adds a size to 1 M and 10 M, a list replaces them; QUICK=1 takes two minutes.
+# Prints one Markdown table. SIZES="100000000" adds a size to 1 M and 10 M, a list replaces them; QUICK=1 takes two
+# minutes, ONLY=access shows the capability check alone.
 bench: SIZES ?= $(BENCH_SIZES)
+bench: export BENCH_ONLY = $(ONLY)
 bench: QUICK ?= $(BENCH_QUICK)
 bench: stage
 	@BENCH_SIZES='$(SIZES)' BENCH_QUICK='$(QUICK)' scripts/run-bench '$(PG_CONFIG)' $(CARGO_PG)

@@ -634,12 +634,14 @@ insert into busymate_stats.roster_capture values (0, '-infinity', '-infinity', f
 
 create table busymate_stats.roster_look (
     gen bigint primary key,
-    writers xid8[] not null
+    writers xid8[] not null,
+    fingerprint text not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
 comment on table busymate_stats.roster_look is
     'Who was writing devices when a threshold had just become known: they may have missed it, so the count waits for them.';
 comment on column busymate_stats.roster_look.gen is 'The threshold''s generation.';
 comment on column busymate_stats.roster_look.writers is 'Their transactions.';
+comment on column busymate_stats.roster_look.fingerprint is 'What the relation was like then.';
 
 create table busymate_stats.roster_changes (
     gen bigint not null,

@@ -197,6 +197,11 @@ fn a_fleet_is_not_let_go_under_a_snapshot_that_does_not_see_it() {
     let mut client = sealed();
     client.batch_execute("select busymate_stats.detach()").unwrap();
     let database: String = value(&mut client, "select current_database()");
+    // No sealer takes anything away meanwhile that the old snapshot sees.
+    let mut holder = cluster().connect(&database);
+    holder
+        .batch_execute("begin; lock table busymate_stats.seal_state in share update exclusive mode")
+        .unwrap();
     let mut old = cluster().connect(&database);
     old.batch_execute("begin isolation level repeatable read; select 1").unwrap();
     client.batch_execute("select busymate_stats.attach('public.entries', 'public.devices')").unwrap();
@@ -204,6 +209,7 @@ fn a_fleet_is_not_let_go_under_a_snapshot_that_does_not_see_it() {
     assert_eq!(refused.code, "40001");
     assert_eq!(refused.message, "the fleet was attached after this transaction took its snapshot");
     old.batch_execute("rollback").unwrap();
+    holder.batch_execute("rollback").unwrap();
     wait_for_seal(&mut client);
     assert_eq!(stats_at(&mut client, "now")["total_entries"], 300);
 }

@@ -144,7 +144,19 @@ fn what_is_given_is_kept() {
     client.batch_execute(given).unwrap();
     assert_eq!(list(&mut client, stamps), ["given 2020 somebody"]);
     let by = "select changed_by from busymate_stats.roles where name = 'left out'";
-    assert_eq!(list(&mut client, by), ["busymate_stats"]);
+    assert_eq!(list(&mut client, by), ["postgres"]);
+    // The time alone, too.
+    client
+        .batch_execute(
+            "reset session_replication_role; delete from busymate_stats.roles where name = 'given'",
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            "insert into busymate_stats.roles (name, changed_at) values ('given', '2020-02-02 02:02Z')",
+        )
+        .unwrap();
+    assert_eq!(list(&mut client, stamps), ["given 2020 postgres"]);
 }
 
 #[test]

@@ -87,6 +87,37 @@ fn a_difference_is_logged_once_shown_and_mended() {
     assert!(seal(&mut client, "detail ->> 'mismatch'").is_some());
 }
 
+#[test]
+fn a_difference_in_devices_is_mended_too() {
+    let cluster = cluster();
+    let (_, mut client) = fleet_in(&cluster, "wrong_devices");
+    write_entries(&mut client);
+    client
+        .batch_execute("insert into devices (name) select 'one of ' || n from generate_series(1, 7) n")
+        .unwrap();
+    next_verification(&mut client);
+    let counted = "exists (select from busymate_stats.roster_state)";
+    eventually("devices are counted", || {
+        value::<bool>(&mut client, &format!("select {counted}")).then_some(())
+    });
+    client
+        .batch_execute(
+            "begin; lock table busymate_stats.roster_state;
+             update busymate_stats.roster_state set total = total + 5;
+             commit",
+        )
+        .unwrap();
+    let found = eventually("the difference is found", || seal(&mut client, "detail ->> 'mismatch'"));
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    assert_eq!(found["total_devices"], serde_json::json!({"incremental": 12, "recomputed": 7}));
+    eventually("it is right again", || {
+        value::<bool>(&mut client, "select get_stats() -> 'total_devices' = '7'").then_some(())
+    });
+    next_verification(&mut client);
+    next_verification(&mut client);
+    assert_eq!(logged(&cluster, DIFFERS), 1);
+}
+
 /// Plain entries, whose devices take as long to read as [`set_pause`] says.
 fn slow_count(cluster: &Cluster, prefix: &str) -> (String, Client) {
     let database = cluster.create_database(prefix);

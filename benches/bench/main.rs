@@ -5,6 +5,7 @@
 mod harness;
 
 mod access;
+mod devices;
 mod fleet;
 mod ingest;
 mod machine;
@@ -73,6 +74,14 @@ fn main() {
     let mut report = Report::default();
     machine::describe(&plan, &cluster, &mut report);
 
+    if std::env::var("BENCH_ONLY").is_ok_and(|only| only == "access") {
+        let fleet = fleet::load(&cluster, plan.smallest());
+        let mut client = cluster.connect(&fleet.database);
+        client.batch_execute("create extension busymate_stats").unwrap();
+        server::let_reader_in(&mut client);
+        access::capability(&plan, &cluster, &fleet, &mut report);
+        return report.print();
+    }
     let fleets: Vec<_> = plan.sizes.iter().map(|size| fleet::load(&cluster, *size)).collect();
     seal::first_seals(&plan, &cluster, &fleets, &mut report);
     read::warm(&plan, &cluster, &fleets, &mut report);
@@ -85,6 +94,7 @@ fn main() {
     fleet::drop(&cluster, largest);
     ingest::all(&plan, &cluster, &mut report);
     partitions::all(&plan, &cluster, &mut report);
+    devices::all(&plan, &cluster, &mut report);
     status::tick_cpu(&plan, &cluster, &mut report);
 
     machine::load_average("end", &mut report);

@@ -2,7 +2,6 @@
 
 use super::caller::actor;
 use crate::pg::identity;
-
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
 use pgrx::{AllocatedByRust, PgTriggerError, WhoAllocated};
@@ -17,16 +16,17 @@ fn stamp_change<'a>(
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByRust>>, PgTriggerError> {
     let Some(new) = trigger.new() else { return Ok(None) };
     let given = stamp(&new);
-    let is_given = match trigger.old() {
-        Some(old) => given != stamp(&old),
-        None => given.1.is_some(),
-    };
+    let keeps = identity::writes_as_given() && trigger.old().is_none_or(|old| given != stamp(&old));
     let mut row = new.into_owned();
-    if !(is_given && identity::writes_as_given()) {
-        let set = row.set_by_name("changed_at", now()).and_then(|()| row.set_by_name("changed_by", actor()));
-        // The install script puts the trigger on tables that have both columns.
-        set.unwrap_or_else(|error| error!("cannot stamp a change: {error}"));
+    let mut set = Ok(());
+    if !keeps {
+        set = row.set_by_name("changed_at", now());
     }
+    if !keeps || given.1.is_none() {
+        set = set.and_then(|()| row.set_by_name("changed_by", actor()));
+    }
+    // The install script puts the trigger on tables that have both columns.
+    set.unwrap_or_else(|error| error!("cannot stamp a change: {error}"));
     Ok(Some(row))
 }
 

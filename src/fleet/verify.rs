@@ -4,6 +4,7 @@ use super::attachment::{self, lock_attached};
 use super::capture;
 use super::clock::now_in_whole_milliseconds;
 use super::figures::Figures;
+use super::roster;
 use super::sealed::reader;
 use super::{Way, snapshot_and_way};
 use crate::pg::scan::Seen;
@@ -50,6 +51,7 @@ fn differences(sealed: &Value, plain: &Value) -> Map<String, Value> {
 /// Has everything counted anew, and answered by the plain query until then.
 pub fn void_seal(reason: &str) {
     capture::mark(reason);
+    roster::sealer::void();
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use std::ffi::CStr;
 const INHERITS: u32 = 2611;
 const INHERITS_PARENT_INDEX: u32 = 2187;
 const INHERITS_PARENT: u32 = 2;
+const ENUM: u32 = 3501;
+const ENUM_TYPE_INDEX: u32 = 3503;
+const ENUM_TYPE: u32 = 2;
 
 /// The version of a trigger's row: the trigger's OID, and who wrote it. `None` when the relation has no such trigger.
 pub fn trigger_version(relation: pg_sys::Oid, name: &str) -> Option<(u32, u32)> {
@@ -27,6 +30,22 @@ pub fn trigger_version(relation: pg_sys::Oid, name: &str) -> Option<(u32, u32)> 
             }
         },
     );
+    found
+}
+
+/// The versions of the rows of an enum's labels; empty for any other type.
+pub fn label_versions(kind: pg_sys::Oid) -> Vec<(u32, u32)> {
+    let mut found = Vec::new();
+    // SAFETY: a syscache look-up in a transaction.
+    if unsafe { pg_sys::type_is_enum(kind) } {
+        each_by_oid(ENUM, ENUM_TYPE_INDEX, ENUM_TYPE, kind, |tuple| {
+            // SAFETY: a row of pg_enum, whose fixed part begins where GETSTRUCT points to.
+            unsafe {
+                let label = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_enum>();
+                found.push((label.oid.to_u32(), written_by(tuple)));
+            }
+        });
+    }
     found
 }
 

@@ -123,6 +123,12 @@ pub fn remember(caller: &Caller, first: &[u8], second: &[u8], answer: bool) {
     let Some(answered) = Answered::new(first, second, answer) else { return };
     // SAFETY: as in `register`; the setting's search calls nothing that comes back here.
     let memory = unsafe { &mut *MEMORY.0.get() };
+    let Some((name, _)) = memory.asked else { return };
+    // A library that was loaded since may have moved it.
+    // SAFETY: the value is not used.
+    if unsafe { memory.place.value(name) }.is_none() {
+        memory.place = setting_place::find(name);
+    }
     let is_remembered = memory.generation == caller.generation
         && memory.role == caller.role
         && memory.session == caller.session
@@ -132,10 +138,7 @@ pub fn remember(caller: &Caller, first: &[u8], second: &[u8], answer: bool) {
         if caller.setting.len() > SETTING_BYTES {
             return;
         }
-        let (Some((name, _)), Ok(setting)) = (memory.asked, CString::new(caller.setting.as_slice())) else {
-            return;
-        };
-        memory.place = setting_place::find(name);
+        let Ok(setting) = CString::new(caller.setting.as_slice()) else { return };
         (memory.role, memory.session, memory.setting) = (caller.role, caller.session, Some(setting));
         (memory.answers, memory.next) = ([Answered::NONE; ANSWERS], 0);
         memory.generation = caller.generation;

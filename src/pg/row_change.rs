@@ -46,6 +46,8 @@ impl Version {
     pub fn has_same_text(self, other: Version, number: i16, kind: pg_sys::Oid) -> bool {
         match (self.value(number), other.value(number)) {
             (None, None) => true,
+            // Enums and integers are their own datum.
+            (Some(one), Some(another)) if one.value() == another.value() => true,
             (Some(one), Some(another)) if kind == pg_sys::TEXTOID || kind == pg_sys::VARCHAROID => {
                 // SAFETY: both values are of a text type and not null. Copies that detoasting makes go with the
                 // trigger's memory.

@@ -33,9 +33,37 @@ pub unsafe fn text_bytes(datum: pg_sys::Datum) -> Vec<u8> {
 pub struct Tuple<'a> {
     values: &'a [pg_sys::Datum],
     nulls: &'a [bool],
+    identity: RowIdentity,
+}
+
+/// Who wrote a version of a row, and where it lies: another for whatever has been changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowIdentity {
+    writer: pg_sys::TransactionId,
+    block: (u16, u16),
+    line: u16,
+}
+
+/// # Safety
+/// `tuple` is one that a scan gave.
+unsafe fn identity_of(tuple: pg_sys::HeapTuple) -> RowIdentity {
+    // SAFETY: by the caller's promise; a stored tuple's header has the writer, as there is no other use of that field.
+    unsafe {
+        let place = (*tuple).t_self;
+        RowIdentity {
+            writer: (*(*tuple).t_data).t_choice.t_heap.t_xmin,
+            block: (place.ip_blkid.bi_hi, place.ip_blkid.bi_lo),
+            line: place.ip_posid,
+        }
+    }
 }
 
 impl Tuple<'_> {
+    /// Tells this version of the row from any other.
+    pub fn identity(&self) -> RowIdentity {
+        self.identity
+    }
+
     fn value(&self, column: usize) -> Option<pg_sys::Datum> {
         (!self.nulls[column - 1]).then(|| self.values[column - 1])
     }
@@ -151,7 +179,7 @@ pub fn scan(
                 break;
             }
             pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            each(&Tuple { values: &values, nulls: &nulls });
+            each(&Tuple { values: &values, nulls: &nulls, identity: identity_of(tuple) });
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(relation, lock);
@@ -186,7 +214,7 @@ pub fn newest<T>(
             let mut values = vec![pg_sys::Datum::null(); width];
             let mut nulls = vec![true; width];
             pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            each(&Tuple { values: &values, nulls: &nulls })
+            each(&Tuple { values: &values, nulls: &nulls, identity: identity_of(tuple) })
         });
         pg_sys::systable_endscan_ordered(scan);
         pg_sys::index_close(index, lock);

@@ -54,6 +54,8 @@ pub enum Mutant {
     RosterFileUnseen,
     /// Whether the trigger on devices was disabled meanwhile is no part of what was counted for.
     RosterTriggerUnseen,
+    /// The roster's sealer looks what the relation is like after it has taken its snapshot.
+    RosterPrintInSnapshot,
     /// A reader takes a moment that the count does not tell apart for one that it does.
     RosterMomentUnchecked,
     /// A reader leaves out what has changed since the count.

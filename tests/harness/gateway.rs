@@ -9,7 +9,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-const SECRET: &[u8] = b"only for tests, and long enough for HS256";
+/// What tokens are signed with.
+pub const SECRET: &[u8] = b"only for tests, and long enough for HS256";
 
 fn sign(text: &str) -> String {
     let keyed = |pad: u8| {

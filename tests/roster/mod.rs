@@ -61,7 +61,11 @@ impl<'a> Rig<'a> {
             Session { client, owner, open: false, savepoints: 0, lies_low: false }
         };
         Self {
-            admin: cluster.connect(&database),
+            admin: {
+                let mut client = cluster.connect(&database);
+                client.batch_execute("set lock_timeout = '5s'").unwrap();
+                client
+            },
             writers: (0..4).map(session).collect(),
             readers: (10..13).map(session).collect(),
             sealers: (20..22).map(session).collect(),
@@ -95,8 +99,8 @@ impl<'a> Rig<'a> {
 
     pub fn step(&mut self) -> Result<(), Finding> {
         match self.chance.below(100) {
-            0 | 1 => self.ddl()?,
-            2 | 3 => self.settle_prepared(),
+            0 => self.ddl()?,
+            1..=3 => self.settle_prepared(),
             4..=55 => self.write()?,
             56..=65 => self.hold_or_let_go(),
             _ => self.seal()?,
@@ -280,18 +284,27 @@ impl<'a> Rig<'a> {
         self.note(&format!("reader {place}: {statement}"));
     }
 
-    /// A step of a sealer, which may stay uncommitted for a while.
+    /// A step of a sealer, which may stay uncommitted for a while; or all of them one after the other.
     fn seal(&mut self) -> Result<(), Finding> {
         let place = self.chance.below(self.sealers.len());
-        let stays = self.chance.once_in(4);
-        let step = self.chance.pick(&["threshold", "look", "look", "count", "count", "count"]);
-        let sealer = &mut self.sealers[place];
-        if sealer.open {
-            sealer.client.batch_execute("commit").unwrap();
-            sealer.open = false;
+        if self.sealers[place].open {
+            self.sealers[place].client.batch_execute("commit").unwrap();
+            self.sealers[place].open = false;
             self.note(&format!("sealer {place}: commit"));
             return Ok(());
         }
+        if self.chance.once_in(4) {
+            return ["threshold", "look", "count"]
+                .iter()
+                .try_for_each(|step| self.seal_step(place, step, false));
+        }
+        let step = self.chance.pick(&["threshold", "look", "look", "count", "count", "count"]);
+        let stays = self.chance.once_in(4);
+        self.seal_step(place, step, stays)
+    }
+
+    fn seal_step(&mut self, place: usize, step: &str, stays: bool) -> Result<(), Finding> {
+        let sealer = &mut self.sealers[place];
         sealer
             .client
             .batch_execute("begin isolation level repeatable read; show busymate_stats.torture_roster_ground")
@@ -327,11 +340,9 @@ impl<'a> Rig<'a> {
             session.open = false;
             session.savepoints = 0;
         }
-        self.note("all ended but who lies low");
     }
 
     fn ddl(&mut self) -> Result<(), Finding> {
-        self.quiesce();
         let write = format!(
             "update public.devices set last_seen_at = {}, connection_type = {} where slot < 4",
             self.moment(),
@@ -387,6 +398,7 @@ impl<'a> Rig<'a> {
             ],
         };
         for statement in script {
+            self.quiesce();
             self.note(&format!("ddl: {statement}"));
             self.admin.batch_execute(statement).map_err(|error| format!("{statement}: {error:?}"))?;
             if self.chance.once_in(2) {
@@ -449,10 +461,9 @@ impl<'a> Rig<'a> {
         if findings.is_empty() { Ok(()) } else { Err(findings.join("\n")) }
     }
 
-    /// How many of a hundred answers came from the count, all of them and those with every figure.
-    pub fn counted_share(&mut self) -> i64 {
-        let sessions = self.readers.iter_mut().chain(&mut self.writers);
-        for session in sessions {
+    /// How many of a hundred answers came from the count: with every figure, and with or without who is online.
+    pub fn counted_shares(&mut self) -> (i64, i64) {
+        for session in self.readers.iter_mut().chain(&mut self.writers) {
             let _ = session.client.batch_execute("rollback");
             let ways: Value = value(&mut session.client, "select test.ways()");
             for (way, count) in ways.as_object().unwrap() {
@@ -460,7 +471,12 @@ impl<'a> Rig<'a> {
             }
         }
         let all: i64 = self.ways.values().sum();
-        100 * self.ways.get("counted").copied().unwrap_or(0) / all.max(1)
+        let share = |of: &str| {
+            let ways = self.ways.iter().filter(|(way, _)| way.starts_with(of));
+            100 * ways.map(|(_, count)| count).sum::<i64>() / all.max(1)
+        };
+        let counted = share("counted");
+        (counted, counted + share("online"))
     }
 }
 

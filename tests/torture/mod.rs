@@ -189,14 +189,19 @@ impl<'a> Rig<'a> {
         self.compare()
     }
 
-    /// The sealers' clock, that of the worker too, is set ahead or back; entries and questions go by it.
     fn step_the_clock(&mut self) {
         let step = moments::clock_step(&mut self.chance, self.known.clock_step);
+        let mut observer = self.cluster.connect(&self.database);
+        self.set_clock(&mut observer, step);
+    }
+
+    /// The sealers' clock, that of the worker too, is set ahead or back; entries and questions go by it.
+    fn set_clock(&mut self, observer: &mut Client, step: i32) {
         self.known.clock_step = step;
         self.note("clock", &format!("{step} ms"));
         let database = &self.database;
         let setting = format!("alter database {database} set busymate_stats.clock_step = {step}");
-        self.observer.batch_execute(&setting).unwrap();
+        observer.batch_execute(&setting).unwrap();
     }
 
     fn change_crowd(&mut self) -> Result<(), Finding> {

@@ -5,7 +5,7 @@ use crate::fleet::clock::{Timestamp, before};
 const SECOND: i64 = 1_000_000;
 
 /// The least that lies between two counts.
-const SHORTEST_REST: i64 = 5 * SECOND;
+const SHORTEST_REST: i64 = 15 * SECOND;
 
 /// Longer than this the devices stay locked against DDL for nobody's statistics.
 pub const LONGEST_COUNT: i64 = SECOND / 2;

@@ -7,7 +7,7 @@
 use super::TRIGGER;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::sealed::state::reads_the_same_everywhere;
-use crate::pg::catalog::{column_version, has_children, trigger_version};
+use crate::pg::catalog::{column_version, has_children, label_versions, trigger_version};
 use crate::pg::identity::database_is_utf8;
 use crate::pg::relation::{LockedRelation, column_number, column_type, is_virtual, triggers};
 use crate::torture::{Mutant, broken};
@@ -32,8 +32,12 @@ pub fn fingerprint(devices: &LockedRelation, fleet: &Attachment) -> String {
         let number = column_number(devices.oid, column);
         (number, column_version(devices.oid, number))
     });
+    let labels = match columns[0].0 {
+        number if number > 0 => label_versions(column_type(devices.oid, number)),
+        _ => Vec::new(),
+    };
     let parent = has_children(devices.oid);
-    format!("{} {file} {trigger:?} {columns:?} {parent}", devices.oid.to_u32())
+    format!("{} {file} {trigger:?} {columns:?} {labels:?} {parent}", devices.oid.to_u32())
 }
 
 /// Why the devices cannot be counted ahead, if so.
@@ -77,6 +81,7 @@ pub fn obstacle(devices: &LockedRelation, fleet: &Attachment) -> Option<String> 
         }
     }
     let kind = column_type(devices.oid, column_number(devices.oid, wanted[0]));
-    (!reads_the_same_everywhere(kind))
+    // An enum's labels may change, but not unnoticed.
+    (!reads_the_same_everywhere(kind) && label_versions(kind).is_empty())
         .then(|| format!("column \"{}\" of {name} has a type whose text may differ", wanted[0]))
 }

@@ -79,21 +79,15 @@ impl Ground {
         if capture.resting && !due {
             return None;
         }
-        let looked = look_of(capture.gen_).is_some();
-        Some(match () {
-            () if !looked && due => self.move_threshold(),
-            () if !looked => self.look(),
-            () => match self.count() {
-                // This threshold's count is done, and what it counted may be void.
-                Step::Done if due || !self.holds() => self.move_threshold(),
+        Some(match look_of(capture.gen_) {
+            None if due => self.move_threshold(),
+            None => self.look(),
+            Some(look) if look.fingerprint != self.fingerprint => self.move_threshold(),
+            Some(_) => match self.count() {
+                Step::Done if due => self.move_threshold(),
                 step => step,
             },
         })
-    }
-
-    /// Whether the newest state is one of this relation as it is now.
-    fn holds(&self) -> bool {
-        State::newest(Seen::Statement).is_some_and(|state| state.fingerprint == self.fingerprint)
     }
 
     /// Moves the threshold: its own transaction, since nobody may look for writers before it is committed.
@@ -117,16 +111,17 @@ impl Ground {
 
     /// Remembers who is writing, once for each threshold and after it was committed.
     pub fn look(&self) -> Step {
-        let Some(Capture { gen_, .. }) = Capture::newest(Seen::Statement) else {
+        let Some(Capture { gen_, threshold, .. }) = Capture::newest(Seen::Statement) else {
             return Step::Waits("there is no threshold for devices".into());
         };
-        if look_of(gen_).is_some() {
+        // While nobody counts, writers write nothing down: there is nothing to wait for.
+        if threshold == NEVER || look_of(gen_).is_some() {
             return Step::Done;
         }
         let writers = format!("{{{}}}", writers_of(self.devices.oid).join(","));
         execute(
-            "insert into busymate_stats.roster_look (gen, writers) values ($1, $2::xid8[])",
-            &[Param::Int(gen_), Param::Text(&writers)],
+            "insert into busymate_stats.roster_look (gen, writers, fingerprint) values ($1, $2::xid8[], $3)",
+            &[Param::Int(gen_), Param::Text(&writers), Param::Text(&self.fingerprint)],
         );
         execute("delete from busymate_stats.roster_look where gen < $1", &[Param::Int(gen_)]);
         Step::Moved
@@ -134,15 +129,22 @@ impl Ground {
 
     /// Counts every device under the transaction's one snapshot, once those that the look found have ended.
     pub fn count(&self) -> Step {
+        if let Some(reason) = &self.obstacle {
+            return Step::Waits(reason.clone());
+        }
         let Some(capture) = Capture::newest(Seen::Statement) else {
             return Step::Waits("there is no threshold for devices".into());
         };
-        let looked = match broken(Mutant::RosterLookInSnapshot) {
-            true => Some(format!("{{{}}}", writers_of(self.devices.oid).join(","))),
-            false => look_of(capture.gen_),
-        };
-        let Some(writers) = looked else {
+        let Some(look) = look_of(capture.gen_) else {
             return Step::Done;
+        };
+        // Writers may have called by another name what they wrote down since: an enum's label.
+        if look.fingerprint != self.fingerprint {
+            return Step::Waits("the relation of devices has changed since the look".into());
+        }
+        let writers = match broken(Mutant::RosterLookInSnapshot) {
+            true => format!("{{{}}}", writers_of(self.devices.oid).join(",")),
+            false => look.writers,
         };
         if State::newest(Seen::Statement).is_some_and(|state| state.gen_ == capture.gen_) {
             return Step::Done;
@@ -159,7 +161,10 @@ impl Ground {
         State {
             version,
             gen_: capture.gen_,
-            fingerprint: self.fingerprint.clone(),
+            fingerprint: match broken(Mutant::RosterPrintInSnapshot) {
+                true => fingerprint(&self.devices, &self.fleet),
+                false => self.fingerprint.clone(),
+            },
             since: counted.since,
             until: counted.until,
             total: counted.types.values().sum(),
@@ -276,16 +281,29 @@ pub fn forget() {
     }
 }
 
+/// Has every device counted anew, and answered by the plain query until then; nothing while a sealer is at work, which is
+/// counting anyway.
+pub fn void() {
+    if find_relation(state::SCHEMA, "roster_state").is_some_and(lock_alone_now) {
+        state::remove_before(i64::MAX);
+    }
+}
+
 fn now() -> Timestamp {
     pgrx::datetime::clock_timestamp().into_inner()
 }
 
-fn look_of(gen_: i64) -> Option<String> {
+/// Who was writing when a threshold had just become known, and what the relation was like.
+struct Look {
+    writers: String,
+    fingerprint: String,
+}
+
+fn look_of(gen_: i64) -> Option<Look> {
     select(
-        "select writers::text from busymate_stats.roster_look where gen = $1",
+        "select writers::text, fingerprint from busymate_stats.roster_look where gen = $1",
         &[Param::Int(gen_)],
-        |row| row.text(1),
+        |row| Look { writers: row.text(1).unwrap_or_default(), fingerprint: row.text(2).unwrap_or_default() },
     )
     .pop()
-    .flatten()
 }

@@ -2,10 +2,9 @@
 
 use super::state::State;
 use crate::fleet::attachment;
-use crate::pg::query::{Param, select, select_one};
+use crate::pg::query::{Param, select};
 use crate::pg::relation::{LockedRelation, about_rows, lock, lock_for_reading_now};
 use crate::pg::scan::{Seen, find_relation};
-use pgrx::pg_sys;
 
 /// One of the remembered writers that is in progress in this snapshot, for people.
 pub fn still_writing(writers: &str) -> Option<String> {
@@ -40,30 +39,28 @@ pub fn progress() -> Option<String> {
     if !lock_for_reading_now(entries) {
         return None;
     }
-    let entries = lock(entries).filter(|entries| matches!(entries.kind, b'r' | b'p'))?;
-    Some(still_to_count(&entries, &state))
+    lock(entries).map(|entries| still_to_count(&entries, &state))
 }
 
 /// About how many rows are still to be counted.
 pub fn still_to_count(entries: &LockedRelation, state: &State) -> String {
-    let about = if entries.kind == b'p' { about_rows_below(entries.oid) } else { about_rows(entries.oid) };
-    let rest = (about - state.total).max(0);
+    let rest = (about_all_rows(entries) - state.total).max(0);
     format!("{} rows to {}", grouped(rest), if state.epoch == 1 { "the first seal" } else { "the next seal" })
 }
 
-/// About how many rows the partitions have.
-fn about_rows_below(root: pg_sys::Oid) -> i64 {
-    select_one(
+/// As the planner guesses; without the partitions that somebody is changing.
+fn about_all_rows(entries: &LockedRelation) -> i64 {
+    let tables = select(
         "with recursive tree as (
              select $1 as oid
              union all
              select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.oid
          )
-         select coalesce(sum(greatest(reltuples, 0)), 0)::int8
-           from pg_class where oid in (select oid from tree) and relkind = 'r'",
-        &[Param::Oid(root)],
-        |row| row.int(1),
-    )
+         select c.oid from tree join pg_class c on c.oid = tree.oid and c.relkind = 'r'",
+        &[Param::Oid(entries.oid)],
+        |row| row.oid(1),
+    );
+    tables.into_iter().filter(|table| lock_for_reading_now(*table)).map(about_rows).sum()
 }
 
 /// A number that is not negative, with a comma before each three digits.

@@ -145,7 +145,7 @@ impl Ground {
         let present = match present {
             Some(present) if void.is_none() && shape.agrees_with(&present).is_ok() => present,
             present => {
-                let unlike = present.map(|_| "the relation has changed".to_owned());
+                let unlike = present.and_then(|present| shape.agrees_with(&present).err());
                 let reason = void.or(unlike).unwrap_or_else(|| "nothing is sealed yet".into());
                 let mut fresh = State::nothing(version, epoch + 1, gen_, threshold, shape.print.clone());
                 fresh.maps.leaves = shape.leaves(&Leaves::new());

@@ -9,7 +9,7 @@ use crate::fleet::tree::Leaves;
 use crate::pg::identity::database_is_utf8;
 use crate::pg::query::{Param, execute, select};
 use crate::pg::relation::{LockedRelation, column_number, column_type, is_not_null, is_virtual, triggers};
-use crate::pg::scan::{Seen, Tuple, find_relation, newest, scan};
+use crate::pg::scan::{RowIdentity, Seen, Tuple, find_relation, newest, scan};
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
@@ -194,12 +194,12 @@ pub struct Prepared {
     pub devices: Ranking,
 }
 
-/// What tells one version from all others: the table, its number, and when it was made, for a number comes again after
-/// a detach or when the transaction that took it did not commit.
-type Identity = (pg_sys::Oid, i64, Timestamp);
+/// What tells one version from all others. Its number would not do: it comes again after a detach or when the transaction
+/// that took it did not commit, and a row that somebody tampered with keeps it.
+type Identity = (pg_sys::Oid, RowIdentity);
 
 thread_local! {
-    /// The version that was read last. A version never changes.
+    /// The version that was read last.
     static KEPT: RefCell<Option<(Identity, Rc<Prepared>)>> = const { RefCell::new(None) };
 }
 
@@ -209,7 +209,7 @@ impl Prepared {
         let table = find_relation(SCHEMA, "seal_state")?;
         let index = find_relation(SCHEMA, "seal_state_pkey")?;
         newest(table, index, seen, |row| {
-            let identity = (table, row.int(1), row.timestamp(10));
+            let identity = (table, row.identity());
             let kept = KEPT.with_borrow(|kept| kept.clone().filter(|(of, _)| *of == identity));
             if let Some((_, prepared)) = kept {
                 return Some(prepared);
