@@ -33,7 +33,7 @@ fn day3(fleet: &mut Fleet) -> i64 {
 }
 
 fn triggers(client: &mut Client) -> i64 {
-    value(client, "select count(*) from pg_trigger where tgname like 'busymate%'")
+    value(client, "select count(*) from pg_trigger where tgname = 'busymate_stats_row'")
 }
 
 const CREATE_DAY3: &str =

@@ -23,11 +23,16 @@ const AT_ONCE: [(&str, &str); 2] =
 const NOT_AT_ALL: [(&str, &str); 2] =
     [("busymate_stats.seal_interval", "0"), ("busymate_stats.seal_lag", "'1s'")];
 
+/// What is written.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub enum Kind {
+    /// One row a statement.
     Single,
+    /// A hundred rows a statement.
     Hundred,
+    /// Ten thousand rows by COPY.
     Copy,
+    /// A device's last sign of life.
     Heartbeat,
 }
 
@@ -42,22 +47,47 @@ impl Kind {
     }
 }
 
+/// Where it is written.
+pub struct Tables {
+    /// For people: how they differ from plain tables.
+    pub told: &'static str,
+    /// Statements that make `bare.entries`, and what else makes them differ from the extension's own.
+    pub make: &'static str,
+    /// Least share of the bare tables' speed.
+    pub goal: fn(Kind) -> f64,
+}
+
+const PLAIN: Tables = Tables {
+    told: "",
+    make: "create table bare.entries (like public.entries including all)",
+    goal: |_| 0.97,
+};
+
 /// Every kind, with the sealer at work and without.
 pub fn all(plan: &Plan, cluster: &Cluster, report: &mut Report) {
     for (settings, sealing) in [(AT_ONCE, true), (NOT_AT_ALL, false)] {
         server::set(cluster, &settings);
         for kind in [Kind::Single, Kind::Hundred, Kind::Copy, Kind::Heartbeat] {
             if sealing || kind != Kind::Heartbeat {
-                compare(plan, cluster, kind, sealing, report);
+                compare(plan, cluster, kind, sealing, &PLAIN, report);
             }
         }
     }
     server::set(cluster, &[("busymate_stats.seal_interval", "'5s'"), ("busymate_stats.seal_lag", "'5s'")]);
 }
 
-fn compare(plan: &Plan, cluster: &Cluster, kind: Kind, sealing: bool, report: &mut Report) {
-    note(&format!("{}, sealing {}", kind.told(), if sealing { "at once" } else { "off" }));
-    let database = prepare(cluster);
+/// Into partitioned tables, the writer alone.
+pub fn into_partitions(plan: &Plan, cluster: &Cluster, tables: &Tables, report: &mut Report) {
+    server::set(cluster, &NOT_AT_ALL);
+    for kind in [Kind::Single, Kind::Hundred, Kind::Copy] {
+        compare(plan, cluster, kind, false, tables, report);
+    }
+    server::set(cluster, &[("busymate_stats.seal_interval", "'5s'"), ("busymate_stats.seal_lag", "'5s'")]);
+}
+
+fn compare(plan: &Plan, cluster: &Cluster, kind: Kind, sealing: bool, tables: &Tables, report: &mut Report) {
+    note(&format!("{}{}, sealing {}", kind.told(), tables.told, if sealing { "at once" } else { "off" }));
+    let database = prepare(cluster, tables);
     let mut client = cluster.connect(&database);
     let length = Duration::from_millis(plan.pick(4000, 700));
     let round = |schema: &str| rate(cluster, &database, schema, kind, length);
@@ -79,8 +109,9 @@ fn compare(plan: &Plan, cluster: &Cluster, kind: Kind, sealing: bool, report: &m
     }
     report.row(Row {
         what: format!(
-            "ingest, attached ÷ not: {}, {CLIENTS} clients{}",
+            "ingest, attached ÷ not: {}{}, {CLIENTS} clients{}",
             kind.told(),
+            tables.told,
             if sealing { "" } else { ", the writer alone (sealing off)" }
         ),
         entries: String::new(),
@@ -88,14 +119,14 @@ fn compare(plan: &Plan, cluster: &Cluster, kind: Kind, sealing: bool, report: &m
         other: rates[1].told("rows/s"),
         figure: ratios.median(),
         unit: "×",
-        goal: Goal::AtLeast(0.97),
+        goal: Goal::AtLeast((tables.goal)(kind)),
     });
     drop(client);
     cluster.connect("postgres").batch_execute(&format!("drop database {database} with (force)")).unwrap();
 }
 
 /// A database with an attached fleet in `public` and its twin in `bare`, both empty but for devices.
-fn prepare(cluster: &Cluster) -> String {
+pub fn prepare(cluster: &Cluster, tables: &Tables) -> String {
     let database = cluster.create_database("ingest");
     let mut client = cluster.connect(&database);
     client
@@ -106,12 +137,12 @@ fn prepare(cluster: &Cluster) -> String {
                  select md5('device' || n)::uuid, 'Device ' || n, 'vpn' from generate_series(1, 1000) n;
              create schema bare;
              create table bare.devices (like public.devices including all);
-             create table bare.entries (like public.entries including all);
              alter table bare.devices enable row level security;
-             alter table bare.entries enable row level security;
              insert into bare.devices select * from public.devices",
         )
         .unwrap();
+    client.batch_execute(tables.make).unwrap();
+    client.batch_execute("alter table bare.entries enable row level security").unwrap();
     for statement in ["vacuum analyze public.devices", "vacuum analyze bare.devices", "checkpoint"] {
         client.batch_execute(statement).unwrap();
     }

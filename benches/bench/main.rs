@@ -10,6 +10,7 @@ mod fleet;
 mod ingest;
 mod machine;
 mod measure;
+mod partitions;
 mod read;
 mod report;
 mod seal;
@@ -92,6 +93,7 @@ fn main() {
     access::capability(&plan, &cluster, largest, &mut report);
     fleet::drop(&cluster, largest);
     ingest::all(&plan, &cluster, &mut report);
+    partitions::all(&plan, &cluster, &mut report);
     devices::all(&plan, &cluster, &mut report);
     status::tick_cpu(&plan, &cluster, &mut report);
 

@@ -193,9 +193,14 @@ pub fn members(entries: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 }
 
 impl Shape {
-    /// Whether nothing has been added since: ATTACH PARTITION does not wait for readers.
-    pub fn still_holds(&self) -> bool {
-        self.tree.as_ref().is_none_or(|tree| tree.generation == generation())
+    /// Whether nothing has been added since: ATTACH PARTITION does not wait for readers. VACUUM and ANALYZE send the same
+    /// messages, and change nothing.
+    pub fn still_holds(&self, entries: &LockedRelation, fleet: &Attachment) -> bool {
+        let Some(tree) = self.tree.as_ref().filter(|tree| tree.generation != generation()) else {
+            return true;
+        };
+        let now = shape_now(entries, fleet).ok().and_then(|shape| shape.tree);
+        now.is_some_and(|now| now.print == tree.print && now.leaves == tree.leaves)
     }
 
     /// Whether what a state has counted still holds, or why not.

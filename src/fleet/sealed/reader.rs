@@ -53,7 +53,7 @@ pub fn read_entries(
     let hosts = top(&prepared.hosts, n, &changes.hosts, || keys_at(state, own).hosts.clone());
     let devices = top(&prepared.devices, n, &changes.devices, || keys_at(state, own).devices.clone());
     figures.top_domains = counts(hosts);
-    if !shape.still_holds() {
+    if !shape.still_holds(entries, fleet) {
         return Err("partitions have changed meanwhile".into());
     }
     Ok(counts(devices))

@@ -169,7 +169,7 @@ impl Ground {
         let was_complete = state.boundary == goal && goal != NEVER;
         let chunk = Chunk::count(self, shape, &state, goal, stride);
         // PostgreSQL lets partitions be attached under this step's locks: what has been read is neither with nor without.
-        if !shape.still_holds() {
+        if !shape.still_holds(&self.entries, &self.fleet) {
             return Step::Waits("partitions are changing".into());
         }
         let end = Param::Timestamp(chunk.end);
