@@ -257,7 +257,7 @@ fn a_sealer_that_looks_too_late_what_the_relation_is_like_is_found() {
     let mut fleet = fleet();
     assert_eq!([fleet.step("threshold"), fleet.step("look")], ["moved"; 2]);
     let mut sealer = fleet.begin();
-    sealer.0.batch_execute("set busymate_stats.mutants = 'RosterPrintInSnapshot'").unwrap();
+    sealer.0.batch_execute("set busymate_stats.mutants = 'RosterPrintInSnapshot'; select 1").unwrap();
     fleet.run(
         "alter table public.devices disable trigger busymate_stats_roster;
          insert into public.devices (owner) values (8);
@@ -295,7 +295,8 @@ fn labels_of_an_enum_may_change() {
     writer.batch_execute("commit").unwrap();
     assert_eq!(fleet.step("tick"), "moved");
     fleet.is_counted();
-    fleet.run("alter type public.kind add value 'cdp'; update public.devices set connection_type = 'cdp' where slot = 3");
+    fleet.run("alter type public.kind add value 'cdp'");
+    fleet.run("update public.devices set connection_type = 'cdp' where slot = 3");
     fleet.is_plain("the relation of devices has changed since the last count");
     fleet.tick();
     fleet.is_counted();
