@@ -257,7 +257,7 @@ fn a_sealer_that_looks_too_late_what_the_relation_is_like_is_found() {
     let mut fleet = fleet();
     assert_eq!([fleet.step("threshold"), fleet.step("look")], ["moved"; 2]);
     let mut sealer = fleet.begin();
-    sealer.0.batch_execute("set busymate_stats.mutants = 'RosterPrintInSnapshot'").unwrap();
+    sealer.0.batch_execute("set busymate_stats.mutants = 'RosterPrintInSnapshot'; select 1").unwrap();
     fleet.run(
         "alter table public.devices disable trigger busymate_stats_roster;
          insert into public.devices (owner) values (8);
@@ -270,6 +270,39 @@ fn a_sealer_that_looks_too_late_what_the_relation_is_like_is_found() {
         "select busymate_stats.stats_at(t) <> busymate_stats.stats_recomputed(t) from (select now()) moment (t)",
     );
     assert!(differ);
+}
+
+/// The look must come before the snapshot: a random schedule has nothing happen between the two.
+#[test]
+fn a_sealer_that_looks_for_writers_after_his_snapshot_is_found() {
+    for (mutant, held_up) in [("", true), ("RosterLookInSnapshot", false)] {
+        let mut fleet = fleet();
+        let seen: i64 =
+            value(&mut fleet.admin, "select test.us(last_seen_at) from public.devices where slot = 2");
+        let mut writer = fleet.connect();
+        writer
+            .batch_execute("begin; update public.devices set last_seen_at = clock_timestamp() where slot = 2")
+            .unwrap();
+        let mut sealer = fleet.begin();
+        // A threshold beyond both signs of life.
+        sealer.0.batch_execute("set busymate_stats.online_window = 0").unwrap();
+        assert_eq!(sealer.step("threshold"), "moved");
+        sealer.commit();
+        assert_eq!(fleet.step("look"), "moved");
+        let mut sealer = fleet.begin();
+        sealer.0.batch_execute(&format!("set busymate_stats.mutants = '{mutant}'; select 1")).unwrap();
+        writer.batch_execute("commit").unwrap();
+        assert_eq!(sealer.step("count").starts_with("held up"), held_up);
+        sealer.commit();
+        let differ: bool = value(
+            &mut fleet.admin,
+            &format!(
+                "select busymate_stats.stats_at(t) <> busymate_stats.stats_recomputed(t)
+                   from (select test.at({seen}) + interval '10 min') moment (t)"
+            ),
+        );
+        assert_eq!(differ, !held_up);
+    }
 }
 
 #[test]
@@ -295,7 +328,8 @@ fn labels_of_an_enum_may_change() {
     writer.batch_execute("commit").unwrap();
     assert_eq!(fleet.step("tick"), "moved");
     fleet.is_counted();
-    fleet.run("alter type public.kind add value 'cdp'; update public.devices set connection_type = 'cdp' where slot = 3");
+    fleet.run("alter type public.kind add value 'cdp'");
+    fleet.run("update public.devices set connection_type = 'cdp' where slot = 3");
     fleet.is_plain("the relation of devices has changed since the last count");
     fleet.tick();
     fleet.is_counted();

@@ -86,7 +86,6 @@ macro_rules! found {
 
 found! {
     a_sealer_that_waits_for_no_writer: "RosterNoDrain",
-    a_sealer_that_looks_for_writers_after_its_snapshot: "RosterLookInSnapshot",
     a_writer_that_keeps_the_threshold: "RosterThresholdKept",
     a_count_that_holds_whatever_the_file: "RosterFileUnseen",
     a_count_that_holds_though_the_trigger_was_off: "RosterTriggerUnseen",

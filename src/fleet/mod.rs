@@ -65,9 +65,9 @@ fn snapshot_at(as_of: Timestamp, way: Way) -> Value {
 /// The snapshot, and the way it was come by in the end.
 fn snapshot_and_way(as_of: Timestamp, way: Way) -> (Value, Way) {
     let fleet = attachment::read(Seen::Statement).unwrap_or_else(|| attachment::raise_nothing_attached());
-    // Both are locked before either owner is looked at: an owner cannot change under a lock.
+    // Each is locked before its owner is looked at, who cannot change under a lock; and devices not before entries were
+    // read, which may take long where they are no table: DROP EXTENSION takes a trigger off devices.
     let entries = lock_attached(fleet.entries, "entries");
-    let devices = lock_attached(fleet.devices, "devices");
     let mut figures = Figures { as_of, ..Figures::default() };
     let sealed = match way {
         Way::Sealed => {
@@ -87,6 +87,7 @@ fn snapshot_and_way(as_of: Timestamp, way: Way) -> (Value, Way) {
             None => as_owner(entries.owner, || oracle::read_entries(&fleet, &entries.name, &mut figures)),
         }
     });
+    let devices = lock_attached(fleet.devices, "devices");
     let counted = match way {
         Way::Sealed => {
             let answer = roster::reader::read_devices(&fleet, &devices, &mut figures);
