@@ -46,9 +46,9 @@ pub fn caller() -> (Rc<Grants>, Option<Caller>) {
     if identity::is_restricted() && !identity::bypasses_rls(identity::current_role()) {
         return Default::default();
     }
-    // First of all, for it takes in what others have committed: a role's attributes change too.
-    // Roles are watched before anything is kept, whatever it depends on: a superuser's answers depend on no relation.
+    // Before anything is kept, whatever it depends on: a superuser's answers depend on no relation.
     DEPENDENCIES.watch_roles();
+    // First of all, for it takes in what others have committed: a role's attributes change too.
     let generation = DEPENDENCIES.generation();
     let role = identity::outer_role();
     let bypasses_rls = identity::bypasses_rls(role);
