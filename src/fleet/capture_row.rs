@@ -9,14 +9,13 @@
 use super::capture::{Column, counted_columns, entry_of, is_timestamptz, mark, threshold_now, write_down};
 use super::clock::Timestamp;
 use super::sealed::counts::Entry;
-use crate::pg::relation::{column_number, column_type};
-use crate::pg::row_trigger::{RowTrigger, on_row};
+use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
 use crate::pg::slot::Slot;
 use crate::torture::{Mutant, broken};
 
 /// Has rows captured.
 pub fn register() {
-    on_row(changed);
+    on_row(Rows::Entries, changed);
 }
 
 /// What is known of a partition for as long as one statement runs.
@@ -55,7 +54,7 @@ fn changed(trigger: &RowTrigger) {
         return void("written into a new partition");
     }
     let columns = known.columns.unwrap_or_else(|| {
-        let columns = counted_columns(|argument| named(trigger, argument));
+        let columns = counted_columns(|argument| trigger.named_column(argument));
         trigger.keep(Known { columns: Some(columns), ..known });
         columns
     });
@@ -71,15 +70,8 @@ fn changed(trigger: &RowTrigger) {
     }
 }
 
-/// The column that an argument of the trigger names.
-fn named(trigger: &RowTrigger, argument: usize) -> Column {
-    let relation = trigger.relation();
-    let number = trigger.arguments().get(argument).map_or(0, |name| column_number(relation, name));
-    (number > 0).then(|| (number, column_type(relation, number)))
-}
-
 fn look_up(trigger: &RowTrigger) -> Known {
-    let time = named(trigger, 0).filter(|(_, kind)| is_timestamptz(*kind));
+    let time = trigger.named_column(0).filter(|(_, kind)| is_timestamptz(*kind));
     let (gen_, threshold) = threshold_now();
     Known { time: time.map_or(0, |(number, _)| number), gen_, threshold, columns: None, marked: false }
 }

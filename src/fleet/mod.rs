@@ -29,9 +29,10 @@ use pgrx::prelude::*;
 use roster::reader::Missing;
 use serde_json::Value;
 
-/// Has what is written into entries captured.
+/// Has what is written into entries and devices captured.
 pub fn register() {
     capture_row::register();
+    roster::register();
 }
 
 /// Whether there is a fleet to count.

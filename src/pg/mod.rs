@@ -16,7 +16,6 @@ pub mod query;
 pub mod question;
 pub mod range;
 pub mod relation;
-pub mod row_change;
 pub mod row_trigger;
 pub mod scan;
 pub mod setting;

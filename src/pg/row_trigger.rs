@@ -1,6 +1,7 @@
 //! The trigger that fires for each row, as near to PostgreSQL as it goes: what it costs, every row of a COPY pays.
 
 use super::slot::Slot;
+use super::transition::named_column_of;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -15,37 +16,71 @@ pub struct RowTrigger {
     call: *mut pg_sys::FmgrInfo,
 }
 
-static ON_ROW: OnceLock<fn(&RowTrigger)> = OnceLock::new();
-
-/// Has `work` called at each firing of `capture_row`.
-pub fn on_row(work: fn(&RowTrigger)) {
-    // A second call is one with the same function: the library is loaded once.
-    let _ = ON_ROW.set(work);
+/// The relation whose rows a trigger is for: each has a function of its own.
+#[derive(Clone, Copy)]
+pub enum Rows {
+    /// `capture_row`
+    Entries,
+    /// `roster_change`
+    Devices,
 }
+
+static ON_ROW: [OnceLock<fn(&RowTrigger)>; 2] = [const { OnceLock::new() }; 2];
+
+/// Has `work` called at each firing.
+pub fn on_row(of: Rows, work: fn(&RowTrigger)) {
+    // A second call is one with the same function: the library is loaded once.
+    let _ = ON_ROW[of as usize].set(work);
+}
+
+const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
 /// What PostgreSQL asks a function's library for.
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_capture_row_wrapper() -> *const pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
     &RECORD
 }
 
-/// AFTER INSERT, UPDATE and DELETE on entries, for each row.
+/// The same.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_roster_change_wrapper() -> *const pg_sys::Pg_finfo_record {
+    &RECORD
+}
+
+/// AFTER INSERT, UPDATE and DELETE on partitioned entries, for each row.
 ///
 /// # Safety
 /// Called by PostgreSQL's function manager.
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn capture_row_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: by the caller's promise.
+    unsafe { fire(Rows::Entries, call) }
+}
+
+/// AFTER INSERT, UPDATE and DELETE on devices, for each row.
+///
+/// # Safety
+/// Called by PostgreSQL's function manager.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn roster_change_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: by the caller's promise.
+    unsafe { fire(Rows::Devices, call) }
+}
+
+/// # Safety
+/// `call` is the function manager's.
+unsafe fn fire(of: Rows, call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: the function manager's argument is valid; its context says whether the trigger manager called.
     let trigger = unsafe {
         let context = (*call).context;
         let fired = !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData;
         fired.then(|| RowTrigger { data: context.cast(), call: (*call).flinfo })
     };
-    match (trigger, ON_ROW.get()) {
+    match (trigger, ON_ROW[of as usize].get()) {
         (Some(trigger), Some(work)) if trigger.is_for_row() => work(&trigger),
-        _ => error!("capture_row() must be called as a trigger for each row"),
+        _ => error!("the function must be called as a trigger for each row"),
     }
     pg_sys::Datum::null()
 }
@@ -100,15 +135,17 @@ impl RowTrigger {
             || begun.iter().any(|subtransaction| *subtransaction != NO_SUBTRANSACTION)
     }
 
-    /// What the trigger was made with.
-    pub fn arguments(&self) -> Vec<String> {
-        // SAFETY: the trigger's description stays while it runs; tgargs holds tgnargs strings that end with NUL.
-        unsafe {
-            let trigger = &*self.data().tg_trigger;
-            (0..usize::try_from(trigger.tgnargs).unwrap_or(0))
-                .map(|place| CStr::from_ptr(*trigger.tgargs.add(place)).to_string_lossy().into_owned())
-                .collect()
-        }
+    /// The trigger's OID.
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: the trigger's description stays while it runs.
+        unsafe { (*self.data().tg_trigger).tgoid }
+    }
+
+    /// The column that an argument, counted from 0, names: its number and its type, a domain not resolved. `None` when
+    /// there is no such argument or column.
+    pub fn named_column(&self, argument: usize) -> Option<(i16, pg_sys::Oid)> {
+        // SAFETY: relation and trigger stay while it runs.
+        unsafe { named_column_of(&*self.data().tg_trigger, self.data().tg_relation, argument) }
     }
 
     /// What is kept from the first firing on, for this relation and as long as the statement runs.

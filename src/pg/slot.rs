@@ -41,6 +41,21 @@ impl Slot {
         self.value(number).map(|datum| unsafe { datum_text(datum, type_oid) })
     }
 
+    /// Whether a column of type `kind` reads the same in both rows.
+    pub fn has_same_text(&self, other: &Self, number: i16, kind: pg_sys::Oid) -> bool {
+        match (self.value(number), other.value(number)) {
+            (None, None) => true,
+            // A value itself, or a place where one stands.
+            (Some(one), Some(another)) if one.value() == another.value() => true,
+            (Some(_), Some(_)) if kind == pg_sys::TEXTOID || kind == pg_sys::VARCHAROID => {
+                self.with_text(number, |one| other.with_text(number, |another| one == another)).flatten()
+                    == Some(true)
+            }
+            (Some(_), Some(_)) => self.text(number, kind) == other.text(number, kind),
+            _ => false,
+        }
+    }
+
     /// A column of type smallint, integer or bigint; `None` when null.
     pub fn int(&self, number: i16, type_oid: pg_sys::Oid) -> Option<i64> {
         self.value(number).map(|datum| match type_oid {

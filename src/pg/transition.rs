@@ -61,29 +61,30 @@ impl Drop for Transition {
 /// The column that a trigger's argument names, counted from 0: its number in the changed relation, and its type, a
 /// domain not resolved. `None` when there is no such argument or column.
 pub fn named_column(trigger: &PgTrigger, argument: usize) -> Option<(i16, pg_sys::Oid)> {
-    let definition = trigger.trigger();
+    // SAFETY: the relation stays open while its trigger runs.
+    unsafe { named_column_of(trigger.trigger(), trigger.trigger_data().tg_relation, argument) }
+}
+
+/// [`named_column`] of a trigger's description.
+///
+/// # Safety
+/// `relation` is open, and `definition` a trigger of it.
+pub unsafe fn named_column_of(
+    definition: &pg_sys::Trigger,
+    relation: pg_sys::Relation,
+    argument: usize,
+) -> Option<(i16, pg_sys::Oid)> {
     if argument >= usize::try_from(definition.tgnargs).unwrap_or(0) {
         return None;
     }
-    // SAFETY: tgargs holds tgnargs strings that end with NUL, as names of columns do. The relation stays open while its
-    // trigger runs, and its descriptor with it.
+    // SAFETY: tgargs holds tgnargs strings that end with NUL, as names of columns do. The descriptor stays as long as the
+    // relation is open.
     unsafe {
         let name = CStr::from_ptr(*definition.tgargs.add(argument));
-        let description = pgrx::PgTupleDesc::from_pg_unchecked((*trigger.trigger_data().tg_relation).rd_att);
+        let description = pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att);
         description
             .iter()
             .find(|column| !column.attisdropped && CStr::from_ptr(column.attname.data.as_ptr()) == name)
             .map(|column| (column.attnum, column.atttypid))
-    }
-}
-/// The arguments that a trigger was made with.
-pub fn arguments(trigger: &PgTrigger) -> Vec<String> {
-    let trigger = trigger.trigger();
-    let count = usize::try_from(trigger.tgnargs).unwrap_or(0);
-    // SAFETY: tgargs holds tgnargs strings that end with NUL.
-    unsafe {
-        (0..count)
-            .map(|place| CStr::from_ptr(*trigger.tgargs.add(place)).to_string_lossy().into_owned())
-            .collect()
     }
 }

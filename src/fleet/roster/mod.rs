@@ -13,5 +13,7 @@ mod state;
 pub mod triggers;
 mod watch;
 
+pub use watch::register;
+
 /// The name of the trigger on devices.
 const TRIGGER: &str = "busymate_stats_roster";

@@ -10,15 +10,12 @@ use crate::fleet::clock::Timestamp;
 use crate::fleet::sealed::state::NEVER;
 use crate::pg::append::{Cell, append};
 use crate::pg::invalidation::Watch;
-use crate::pg::relation::{column_number, column_type};
-use crate::pg::row_change::{Version, trigger_oid, versions};
+use crate::pg::relation::base_type;
+use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
 use crate::pg::scan::{Seen, find_relation};
-use crate::pg::transition::arguments;
+use crate::pg::slot::Slot;
 use crate::torture::{Mutant, broken};
-use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
-use pgrx::{AllocatedByPostgres, PgTriggerError};
 use std::cell::Cell as Kept;
 
 /// After every moment that a timestamptz can hold.
@@ -47,25 +44,27 @@ struct Columns {
     seen: (i16, pg_sys::Oid),
 }
 
-/// AFTER INSERT, UPDATE and DELETE on devices, by row. Its arguments are the names of the columns that are counted:
-/// connection type, and last sign of life or whether it is online.
-#[pg_trigger]
-fn roster_change<'a>(
-    trigger: &'a PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
-    let view = current(trigger)?;
+/// Has changed rows of devices looked at.
+pub fn register() {
+    on_row(Rows::Devices, changed);
+}
+
+/// The trigger's arguments are the names of the columns that are counted: connection type, and last sign of life or
+/// whether it is online.
+fn changed(trigger: &RowTrigger) {
+    let view = current(trigger);
     // Nobody counts; or a column is not what it was, which the relation's fingerprint tells everybody.
     if view.threshold == NEVER || !view.columns.can_be_read() {
-        return Ok(None);
+        return;
     }
-    let (old, new) = versions(trigger);
-    if let (Some(old), Some(new)) = (old, new)
+    let (old, new) = (trigger.before(), trigger.after());
+    if let (Some(old), Some(new)) = (&old, &new)
         && view.counts_alike(old, new)
     {
-        return Ok(None);
+        return;
     }
     if let Some(table) = find_relation(SCHEMA, "roster_changes") {
-        let [old, new] = [old, new].map(|row| row.map(|row| view.columns.device(row)));
+        let [old, new] = [old, new].map(|row| row.map(|row| view.columns.device(&row)));
         let kind = |device: &Option<Device>| device.as_ref().map(|device| device.kind.clone());
         let (old_kind, new_kind) = (kind(&old), kind(&new));
         let seen = |device: Option<Device>| device.map_or(Cell::Null, |device| Cell::Timestamp(device.seen));
@@ -78,38 +77,37 @@ fn roster_change<'a>(
         ];
         append(table, std::iter::once(row));
     }
-    Ok(None)
 }
 
 /// What is in force now, from memory as long as nothing has changed.
-fn current(trigger: &PgTrigger) -> Result<View, PgTriggerError> {
-    let oid = trigger_oid(trigger);
+fn current(trigger: &RowTrigger) -> View {
+    let oid = trigger.oid();
     if let Some(view) = VIEW.get()
         && view.trigger == oid
         && (view.generation == TABLES.generation() || broken(Mutant::RosterThresholdKept))
     {
-        return Ok(view);
+        return view;
     }
-    let devices = trigger.relid()?;
+    let devices = trigger.relation();
     // Watched before they are read, so that no change falls between.
     TABLES.watch([find_relation(SCHEMA, "roster_capture"), Some(devices), None, None]);
     let generation = TABLES.generation();
     let capture = Capture::newest(Seen::Latest);
-    let columns = Columns::named(devices, &arguments(trigger));
+    let columns = Columns::named(trigger);
     // One that cannot be read counts as the end of time, and as newer than whatever a reader may hold: too much written
     // down is safe, too little never.
     let (gen_, threshold) = capture.map_or((i64::MAX, FOREVER), |capture| (capture.gen_, capture.threshold));
     let view = View { generation, trigger: oid, gen_, threshold, columns };
     // Nothing would tell of the table's coming.
     VIEW.set(capture.is_some().then_some(view));
-    Ok(view)
+    view
 }
 
 impl Columns {
-    fn named(devices: pg_sys::Oid, names: &[String]) -> Self {
-        let column = |place: usize| {
-            let number = names.get(place).map_or(0, |name| column_number(devices, name));
-            (number, if number > 0 { column_type(devices, number) } else { pg_sys::InvalidOid })
+    fn named(trigger: &RowTrigger) -> Self {
+        let column = |argument: usize| {
+            let found = trigger.named_column(argument);
+            found.map_or((0, pg_sys::InvalidOid), |(number, kind)| (number, base_type(kind)))
         };
         Self { kind: column(0), seen: column(1) }
     }
@@ -118,14 +116,14 @@ impl Columns {
         self.kind.0 > 0 && self.seen.0 > 0 && [pg_sys::TIMESTAMPTZOID, pg_sys::BOOLOID].contains(&self.seen.1)
     }
 
-    fn device(&self, row: Version) -> Device {
+    fn device(&self, row: &Slot) -> Device {
         Device {
             kind: row.text(self.kind.0, self.kind.1).unwrap_or_else(|| "unknown".into()),
             seen: self.seen(row),
         }
     }
 
-    fn seen(&self, row: Version) -> Timestamp {
+    fn seen(&self, row: &Slot) -> Timestamp {
         match row.value(self.seen.0) {
             None => NEVER,
             Some(datum) if self.seen.1 == pg_sys::BOOLOID => {
@@ -142,7 +140,7 @@ impl Columns {
 
 impl View {
     /// Whether no figure tells the two apart, whatever is counted under this threshold or an earlier one.
-    fn counts_alike(&self, old: Version, new: Version) -> bool {
+    fn counts_alike(&self, old: &Slot, new: &Slot) -> bool {
         let (before, after) = (self.columns.seen(old), self.columns.seen(new));
         (before == after || (before > self.threshold && after > self.threshold))
             && old.has_same_text(new, self.columns.kind.0, self.columns.kind.1)

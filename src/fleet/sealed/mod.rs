@@ -7,6 +7,7 @@
 pub mod counts;
 mod few;
 mod late;
+pub mod look;
 pub mod progress;
 pub mod reader;
 mod rows;

@@ -5,6 +5,7 @@
 
 use super::counts::{Changes, KeyCounts};
 use super::late::late_changes;
+use super::look::{look, look_of, writers_of};
 use super::progress::{still_to_count, still_writing};
 use super::rows::Rows;
 use super::state::{self, NEVER, State, load_keys, store_keys};
@@ -18,12 +19,10 @@ use crate::pg::identity::as_owner;
 use crate::pg::query::{Param, execute, select, select_one};
 use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::{Seen, find_relation};
-use crate::pg::thresholds;
 use crate::settings;
 use crate::torture::{self, Mutant, broken};
-use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// A chunk that took less than this is followed by a longer one.
@@ -355,83 +354,4 @@ pub fn move_threshold() -> Step {
     );
     execute("delete from busymate_stats.capture where gen < $1", &[Param::Int(gen_)]);
     Step::Moved
-}
-
-fn look(entries: pg_sys::Oid) -> Step {
-    let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
-        return Step::Waits("there is no capture threshold".into());
-    };
-    if look_of(gen_).is_some() {
-        return Step::Done;
-    }
-    // Before the look: whoever reads the threshold before this one has written rows by then, and is found.
-    if !(broken(Mutant::ThresholdUnpublished) && thresholds::published().is_some()) {
-        thresholds::publish(gen_, threshold);
-    }
-    let writers = writers_of(entries);
-    execute(
-        "insert into busymate_stats.seal_look (gen, writers) values ($1, $2::xid8[])",
-        &[Param::Int(gen_), Param::Text(&format!("{{{}}}", writers.join(",")))],
-    );
-    execute("delete from busymate_stats.seal_look where gen < $1", &[Param::Int(gen_)]);
-    Step::Moved
-}
-
-/// The transactions that hold a lock on a relation for writing.
-pub fn writers_of(relation: pg_sys::Oid) -> Vec<String> {
-    let next: i64 =
-        select_one("select pg_snapshot_xmax(pg_current_snapshot())::text::int8", &[], |row| row.int(1));
-    // Who holds such a lock without a transaction id has written nothing yet, and will see the new threshold. A
-    // prepared transaction keeps its id, and a restart keeps both. SHARE UPDATE EXCLUSIVE on a partitioned table may be
-    // an ATTACH whose partition nobody else sees yet.
-    let held = select(
-        "with locks as materialized (select * from pg_locks where granted)
-         select distinct held.relation, writer.transactionid::text::int8
-           from locks held
-           join locks writer
-             on writer.locktype = 'transactionid' and writer.mode = 'ExclusiveLock'
-            and writer.virtualtransaction = held.virtualtransaction
-          where held.locktype = 'relation'
-            and held.database = (select oid from pg_database where datname = current_database())
-            and (held.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-                 or held.mode = 'ShareUpdateExclusiveLock'
-                    and exists (select from pg_partitioned_table where partrelid = held.relation))",
-        &[],
-        |row| (row.oid(1), row.int(2)),
-    );
-    // After the locks, not before: a partition that has come in between may have brought its writers.
-    let members: HashSet<pg_sys::Oid> = match broken(Mutant::LeafWritersUnseen) {
-        true => HashSet::from([relation]),
-        false => members(relation).into_iter().collect(),
-    };
-    let writers: BTreeSet<i64> =
-        held.into_iter().filter(|(held, _)| members.contains(held)).map(|(_, id)| id).collect();
-    writers.into_iter().map(|id| full_transaction_id(id, next).to_string()).collect()
-}
-
-/// The transaction id with its epoch: the one nearest to `next`, which is not far from any that is in progress.
-fn full_transaction_id(id: i64, next: i64) -> i64 {
-    next + i64::from((id as u32).wrapping_sub(next as u32) as i32)
-}
-
-fn look_of(gen_: i64) -> Option<String> {
-    select("select writers::text from busymate_stats.seal_look where gen = $1", &[Param::Int(gen_)], |row| {
-        row.text(1)
-    })
-    .pop()
-    .flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::full_transaction_id;
-
-    #[test]
-    fn transaction_ids_find_their_epoch() {
-        assert_eq!(full_transaction_id(7, 9), 7);
-        assert_eq!(full_transaction_id(12, 9), 12);
-        let epoch = 1_i64 << 32;
-        assert_eq!(full_transaction_id(4_294_967_290, epoch + 3), epoch - 6);
-        assert_eq!(full_transaction_id(5, epoch - 2), epoch + 5);
-    }
 }
