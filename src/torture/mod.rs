@@ -42,8 +42,6 @@ pub enum Mutant {
     GoneLeafCounted,
     /// Late changes of a partition that has gone are counted.
     GoneLeafNotIgnored,
-    /// The sealer looks for writers on the root alone.
-    LeafWritersUnseen,
     /// The roster's sealer does not wait for those who were writing.
     RosterNoDrain,
     /// The roster's sealer looks who is writing after it has taken its snapshot.

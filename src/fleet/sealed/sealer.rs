@@ -400,10 +400,7 @@ pub fn writers_of(relation: pg_sys::Oid) -> Vec<String> {
         |row| (row.oid(1), row.int(2)),
     );
     // After the locks, not before: a partition that has come in between may have brought its writers.
-    let members: HashSet<pg_sys::Oid> = match broken(Mutant::LeafWritersUnseen) {
-        true => HashSet::from([relation]),
-        false => members(relation).into_iter().collect(),
-    };
+    let members: HashSet<pg_sys::Oid> = members(relation).into_iter().collect();
     let writers: BTreeSet<i64> =
         held.into_iter().filter(|(held, _)| members.contains(held)).map(|(_, id)| id).collect();
     writers.into_iter().map(|id| full_transaction_id(id, next).to_string()).collect()
