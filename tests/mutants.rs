@@ -85,7 +85,6 @@ found_in_tree! {
     a_partition_that_has_gone_and_is_counted_still: "GoneLeafCounted", "drop table test.day3",
     late_changes_of_a_partition_that_has_gone: "GoneLeafNotIgnored", "drop table test.day3;; {seal}",
     a_new_file_that_was_emptied_in_place: "NewFileTrusted", "{old}; {old}; truncate test.day3",
-    a_sealer_that_looks_for_writers_on_the_root_alone: "LeafWritersUnseen", "no script",
     a_sealer_that_waits_for_no_writer_of_partitions: "NoDrain", "no script",
 }
 

@@ -4,7 +4,6 @@ use super::slot::Slot;
 use super::transition::named_column_of;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::ffi::CStr;
 use std::sync::OnceLock;
 
 /// `InvalidSubTransactionId`.
