@@ -64,7 +64,7 @@ test: lint test-packages stage
 torture: export BUSYMATE_STEPS = $(STEPS)
 torture: export BUSYMATE_SEED = $(SEED)
 torture:
-	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN='torture --test roster_torture --test roster_races'
+	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN='torture sealed_races sealed_upkeep partitions roster_torture roster_races'
 
 # The same against variants that break one rule each: every one must be found.
 mutants:
