@@ -78,7 +78,7 @@ soak: stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --test soak -- --ignored
 
 # Prints one Markdown table. SIZES="100000000" adds a size to 1 M and 10 M, a list replaces them; QUICK=1 takes two
-# minutes, ONLY=access shows the capability check alone.
+# minutes, ONLY=read, write or access runs a part.
 bench: SIZES ?= $(BENCH_SIZES)
 bench: export BENCH_ONLY = $(ONLY)
 bench: QUICK ?= $(BENCH_QUICK)

@@ -17,6 +17,7 @@ mod seal;
 mod server;
 mod status;
 
+use harness::Cluster;
 use measure::note;
 use report::Report;
 
@@ -66,6 +67,45 @@ fn sizes(text: &str) -> Vec<u64> {
         .collect()
 }
 
+/// What can be measured by itself.
+enum Part {
+    Read,
+    Write,
+    Access,
+}
+
+/// The part that BENCH_ONLY names; all of them without.
+fn part() -> Option<Part> {
+    match std::env::var("BENCH_ONLY").unwrap_or_default().as_str() {
+        "" => None,
+        "read" => Some(Part::Read),
+        "write" => Some(Part::Write),
+        "access" => Some(Part::Access),
+        other => panic!("BENCH_ONLY: {other} is none of read, write, access"),
+    }
+}
+
+/// Statistics, read and sealed; gives the largest fleet.
+fn read_part(plan: &Plan, cluster: &Cluster, report: &mut Report) -> fleet::Fleet {
+    let mut fleets: Vec<_> = plan.sizes.iter().map(|size| fleet::load(cluster, *size)).collect();
+    seal::first_seals(plan, cluster, &fleets, report);
+    read::warm(plan, cluster, &fleets, report);
+    // From here on only the largest fleet is left: no other one's ticks disturb.
+    fleet::drop_all_but_last(cluster, &fleets);
+    let largest = fleets.pop().unwrap();
+    read::under_load(plan, cluster, &largest, report);
+    seal::tick_cpu(plan, cluster, &largest, report);
+    largest
+}
+
+/// Entries, devices and the status feed, written.
+fn write_part(plan: &Plan, cluster: &Cluster, report: &mut Report) {
+    ingest::all(plan, cluster, report);
+    partitions::all(plan, cluster, report);
+    devices::all(plan, cluster, report);
+    status::tick_cpu(plan, cluster, report);
+}
+
 fn main() {
     // `cargo bench` hands its own arguments through.
     let plan = Plan::from_environment();
@@ -74,29 +114,23 @@ fn main() {
     let mut report = Report::default();
     machine::describe(&plan, &cluster, &mut report);
 
-    if std::env::var("BENCH_ONLY").is_ok_and(|only| only == "access") {
-        let fleet = fleet::load(&cluster, plan.smallest());
-        let mut client = cluster.connect(&fleet.database);
-        client.batch_execute("create extension busymate_stats").unwrap();
-        server::let_reader_in(&mut client);
-        access::capability(&plan, &cluster, &fleet, &mut report);
-        return report.print();
+    match part() {
+        None => {
+            let largest = read_part(&plan, &cluster, &mut report);
+            access::capability(&plan, &cluster, &largest, &mut report);
+            fleet::drop(&cluster, &largest);
+            write_part(&plan, &cluster, &mut report);
+        }
+        Some(Part::Read) => drop(read_part(&plan, &cluster, &mut report)),
+        Some(Part::Write) => write_part(&plan, &cluster, &mut report),
+        Some(Part::Access) => {
+            let fleet = fleet::load(&cluster, plan.smallest());
+            let mut client = cluster.connect(&fleet.database);
+            client.batch_execute("create extension busymate_stats").unwrap();
+            server::let_reader_in(&mut client);
+            access::capability(&plan, &cluster, &fleet, &mut report);
+        }
     }
-    let fleets: Vec<_> = plan.sizes.iter().map(|size| fleet::load(&cluster, *size)).collect();
-    seal::first_seals(&plan, &cluster, &fleets, &mut report);
-    read::warm(&plan, &cluster, &fleets, &mut report);
-    // From here on only the largest fleet is left: no other one's ticks disturb.
-    fleet::drop_all_but_last(&cluster, &fleets);
-    let largest = &fleets[fleets.len() - 1];
-    read::under_load(&plan, &cluster, largest, &mut report);
-    seal::tick_cpu(&plan, &cluster, largest, &mut report);
-    access::capability(&plan, &cluster, largest, &mut report);
-    fleet::drop(&cluster, largest);
-    ingest::all(&plan, &cluster, &mut report);
-    partitions::all(&plan, &cluster, &mut report);
-    devices::all(&plan, &cluster, &mut report);
-    status::tick_cpu(&plan, &cluster, &mut report);
-
     machine::load_average("end", &mut report);
     note("done");
     report.print();
