@@ -58,6 +58,8 @@ pub enum Mutant {
     RosterPrintInSnapshot,
     /// A reader takes a moment that the count does not tell apart for one that it does.
     RosterMomentUnchecked,
+    /// A backend's moved copy of a version is used whatever late changes are seen.
+    MovedBaseTrusted,
     /// A reader leaves out what has changed since the count.
     RosterChangesForgotten,
 }

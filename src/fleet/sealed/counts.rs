@@ -69,6 +69,25 @@ impl Changes {
         }
     }
 
+    /// Adds other changes.
+    pub fn merge(&mut self, other: &Changes) {
+        self.total += other.total;
+        self.day += other.day;
+        self.hour += other.hour;
+        for (sum, change) in self.classes.iter_mut().zip(other.classes) {
+            *sum += change;
+        }
+        for (to, from) in [
+            (&mut self.sources, &other.sources),
+            (&mut self.hosts, &other.hosts),
+            (&mut self.devices, &other.devices),
+        ] {
+            for (key, count) in from {
+                add(to, key, *count);
+            }
+        }
+    }
+
     /// Counts `n` occurrences of a status class.
     pub fn count_class(&mut self, class: i64, n: i64) {
         if let Some(sum) = usize::try_from(class).ok().and_then(|class| self.classes.get_mut(class)) {

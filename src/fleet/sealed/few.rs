@@ -34,6 +34,11 @@ impl FewRows {
         Self { rows: Rows::of(entries, fleet), indexed: Indexed::find(entries, fleet) }
     }
 
+    /// Whether they come from an index.
+    pub fn are_indexed(&self) -> bool {
+        self.indexed.is_some()
+    }
+
     /// Runs `work` with the rights that reading takes.
     pub fn read<R>(&self, work: impl FnOnce() -> R) -> R {
         if self.indexed.is_some() { work() } else { as_owner(self.rows.owner, work) }

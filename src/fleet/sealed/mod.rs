@@ -4,6 +4,7 @@
 //! between the sealed windows and the ones asked for; writers write down what they change behind the boundary's back
 //! (`capture`, next door). What decides is pure: `window`, `counts`, `toplist`.
 
+mod base;
 pub mod counts;
 mod few;
 mod late;

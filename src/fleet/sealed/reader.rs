@@ -1,6 +1,7 @@
 //! Figures from what is sealed: the counts, the late changes, and the rows between the sealed windows and those asked
 //! for. All under the caller's own snapshot, whatever it is.
 
+use super::base::{Base, WORTH_IT};
 use super::counts::{Changes, Counts, Entry, add};
 use super::few::FewRows;
 use super::late::late_changes;
@@ -30,15 +31,24 @@ pub fn read_entries(
     figures: &mut Figures,
 ) -> Result<Vec<Count>, String> {
     let shape = shape(entries, fleet)?;
-    let prepared = usable_state(&shape, entries)?;
-    let state = &prepared.state;
+    let version = usable_state(&shape, entries)?;
     let as_of = figures.as_of;
-    if as_of.abs_diff(state.boundary) > NEAR {
+    if as_of.abs_diff(version.state.boundary) > NEAR {
         return Err("the moment asked for is far from what is sealed".into());
     }
     let own = own_tables_owner()?;
-    let changes = changes_since(state, &shape, fleet, entries, as_of);
+    let late =
+        late_changes_for(&version.state).into_iter().filter(|(_, _, relation)| shape.counts(*relation));
+    let late: Vec<_> = late.collect();
+    let rows = FewRows::of(entries, fleet);
+    // Without late changes, what is before the boundary is what every reader of this version sees.
+    let may_move = rows.are_indexed() && (late.is_empty() || broken(Mutant::MovedBaseTrusted));
+    let base = Some(()).filter(|()| may_move).and_then(|()| Base::kept(&version, as_of));
+    let base = base.unwrap_or_else(|| Base::of(&version));
+    let Since { mut changes, left } = changes_since(&base, &late, &rows, as_of);
+    changes.merge(&left);
 
+    let state = &base.now.state;
     figures.total_entries = shape.total(state) + changes.total;
     figures.entries_24h = state.last_day + changes.day;
     figures.entries_1h = state.last_hour + changes.hour;
@@ -50,8 +60,12 @@ pub fn read_entries(
         .collect();
 
     let n = settings::top_n() as usize;
-    let hosts = top(&prepared.hosts, n, &changes.hosts, || keys_at(state, own).hosts.clone());
-    let devices = top(&prepared.devices, n, &changes.devices, || keys_at(state, own).devices.clone());
+    let keys = || keys_at(&version.state, own);
+    let hosts = top(&base.now.hosts, n, &changes.hosts, &base.moved.hosts, || keys().hosts.clone());
+    let devices = top(&base.now.devices, n, &changes.devices, &base.moved.devices, || keys().devices.clone());
+    if may_move && left.day.abs().max(left.hour.abs()) >= WORTH_IT {
+        base.keep_without(left, as_of);
+    }
     figures.top_domains = counts(hosts);
     if !shape.still_holds(entries, fleet) {
         return Err("partitions have changed meanwhile".into());
@@ -97,44 +111,41 @@ fn own_tables_owner() -> Result<pg_sys::Oid, String> {
     find_relation("busymate_stats", "late_changes").and_then(owner_of).ok_or("a table of ours is gone".into())
 }
 
-/// What stands between the state and the figures as of `as_of`.
-fn changes_since(
-    state: &State,
-    shape: &Shape,
-    fleet: &Attachment,
-    entries: &LockedRelation,
-    as_of: Timestamp,
-) -> Changes {
-    let mut changes = Changes::default();
-    let (day, hour) = (state.day(), state.hour());
-    for (entry, n, relation) in late_changes_for(state) {
-        if shape.counts(relation) {
-            changes.count_late(&entry, n, day, hour);
-        }
+/// What stands between a state and the figures as of a moment.
+struct Since {
+    changes: Changes,
+    /// The rows that have left the windows meanwhile.
+    left: Changes,
+}
+
+fn changes_since(base: &Base, late: &[(Entry, i64, pg_sys::Oid)], rows: &FewRows, as_of: Timestamp) -> Since {
+    let (mut changes, mut left) = (Changes::default(), Changes::default());
+    for (entry, n, _) in late {
+        changes.count_late(entry, *n, base.day, base.hour);
     }
-    let rows = FewRows::of(entries, fleet);
+    let boundary = base.now.state.boundary;
+    let entered = Interval { from: boundary, to: as_of + 1 };
+    let (day, hour) = (Interval::answer(as_of, DAY), Interval::answer(as_of, HOUR));
     rows.read(|| {
-        let entered = Interval { from: state.boundary, to: as_of + 1 };
         let mut count = 0;
-        let mut tallies = rows.tallies();
-        for one in corrections(day, Interval::answer(as_of, DAY)) {
+        for one in corrections(base.day, day) {
+            let mut tallies = rows.tallies();
             let found = rows.tally(one.rows, one.weight, &mut tallies);
             if one.rows == entered {
                 count = found;
             }
+            tallies.add_to(if one.is_left_by(day) { &mut left } else { &mut changes });
         }
-        tallies.add_to(&mut changes);
-        for one in corrections(hour, Interval::answer(as_of, HOUR)) {
-            changes.hour += one.weight * if one.rows == entered { count } else { rows.count(one.rows) };
+        for one in corrections(base.hour, hour) {
+            let found = if one.rows == entered { count } else { rows.count(one.rows) };
+            let to = if one.is_left_by(hour) { &mut left } else { &mut changes };
+            to.hour += one.weight * found;
         }
         // Entries of the future count in the total.
-        changes.total += if entered.is_empty() {
-            rows.count_from(state.boundary)
-        } else {
-            count + rows.count_from(entered.to)
-        };
+        changes.total +=
+            if entered.is_empty() { rows.count_from(boundary) } else { count + rows.count_from(entered.to) };
     });
-    changes
+    Since { changes, left }
 }
 
 fn late_changes_for(state: &State) -> Vec<(Entry, i64, pg_sys::Oid)> {
@@ -152,11 +163,18 @@ fn sum(sealed: &Counts, changes: &Counts) -> Counts {
 }
 
 /// A top list: from the list where it can tell, else with every key at hand.
-fn top(list: &Ranking, n: usize, changes: &Counts, all: impl FnOnce() -> Rc<AllKeys>) -> Vec<(String, i64)> {
+/// `moved` is what the list has moved on from the version that the keys are of.
+fn top(
+    list: &Ranking,
+    n: usize,
+    changes: &Counts,
+    moved: &Counts,
+    all: impl FnOnce() -> Rc<AllKeys>,
+) -> Vec<(String, i64)> {
     list.top(n, changes, None).unwrap_or_else(|| {
-        let all = all();
-        let known = all.list.top(n, changes, Some(&all.counts));
-        known.unwrap_or_else(|| top_of(&sum(&all.counts, changes), n))
+        let (all, changes) = (all(), sum(moved, changes));
+        let known = all.list.top(n, &changes, Some(&all.counts));
+        known.unwrap_or_else(|| top_of(&sum(&all.counts, &changes), n))
     })
 }
 

@@ -4,6 +4,7 @@
 //! `docs/architecture.md` argues why what comes out is exact.
 
 use super::counts::{Changes, KeyCounts};
+use super::few::FewRows;
 use super::late::late_changes;
 use super::look::{look, look_of, writers_of};
 use super::progress::{still_to_count, still_writing};
@@ -33,6 +34,9 @@ const SLOW: Duration = Duration::from_millis(300);
 
 /// Differences after which every key is written anew.
 const DIFFERENCES: i64 = if cfg!(feature = "torture") { 5 } else { 60 };
+
+/// A chunk no longer than this, in entry time, has few rows.
+const SHORT: i64 = 5 * 60 * 1_000_000;
 
 /// How a step went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,17 +233,28 @@ impl Chunk {
             }
         }
         let entered = Interval { from: boundary, to: end };
+        // As a reader does: to start a plan costs more than the rows of a usual tick.
+        let few = FewRows::of(&ground.entries, &ground.fleet);
+        let short = few.are_indexed() && boundary != NEVER && end - boundary <= SHORT;
         let mut total = None;
         as_owner(ground.entries.owner, || {
             if !reset {
                 for one in corrections(day, new_day) {
-                    let count = rows.count_into_day(one.rows, one.weight, &mut chunk.changes);
+                    let count = if short {
+                        let mut tallies = few.tallies();
+                        let count = few.tally(one.rows, one.weight, &mut tallies);
+                        tallies.add_to(&mut chunk.changes);
+                        count
+                    } else {
+                        rows.count_into_day(one.rows, one.weight, &mut chunk.changes)
+                    };
                     if one.rows == entered {
                         total = Some(count);
                     }
                 }
                 for one in corrections(hour, new_hour) {
-                    chunk.changes.hour += one.weight * rows.count(one.rows);
+                    let count = if short { few.count(one.rows) } else { rows.count(one.rows) };
+                    chunk.changes.hour += one.weight * count;
                 }
             }
             if shape.is_tree() {

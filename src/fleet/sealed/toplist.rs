@@ -130,6 +130,13 @@ impl Ranking {
         Self { list, order }
     }
 
+    /// The same with changed counts.
+    pub fn changed(&self, changes: &Counts) -> Self {
+        let mut list = self.list.clone();
+        list.apply(changes);
+        Self::of(list)
+    }
+
     /// [`TopList::top`], looking only at the first `n` keys that have no correction, and at those that have one.
     pub fn top(&self, n: usize, corrections: &Counts, all: Option<&Counts>) -> Option<Vec<(String, i64)>> {
         if broken(Mutant::LimitIgnored) {

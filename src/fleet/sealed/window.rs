@@ -46,6 +46,13 @@ pub struct Correction {
     pub weight: i64,
 }
 
+impl Correction {
+    /// Whether it takes off rows because the window `wanted` begins behind them.
+    pub fn is_left_by(&self, wanted: Interval) -> bool {
+        self.weight < 0 && self.rows.to == wanted.from
+    }
+}
+
 /// What turns a count of the rows in `counted` into one of those in `wanted`: at most two intervals, none empty.
 pub fn corrections(counted: Interval, wanted: Interval) -> Vec<Correction> {
     let add = |from, to| Correction { rows: Interval { from, to }, weight: 1 };
