@@ -64,13 +64,13 @@ fn snapshot_at(as_of: Timestamp, way: Way) -> Value {
 }
 
 /// The snapshot, and the way it was come by in the end.
-fn snapshot_and_way(as_of: Timestamp, way: Way) -> (Value, Way) {
+fn snapshot_and_way(as_of: Timestamp, asked: Way) -> (Value, Way) {
     let fleet = attachment::read(Seen::Statement).unwrap_or_else(|| attachment::raise_nothing_attached());
     // Each is locked before its owner is looked at, who cannot change under a lock; and devices not before entries were
     // read, which may take long where they are no table: DROP EXTENSION takes a trigger off devices.
     let entries = lock_attached(fleet.entries, "entries");
     let mut figures = Figures { as_of, ..Figures::default() };
-    let sealed = match way {
+    let sealed = match asked {
         Way::Sealed => {
             let answer = sealed::reader::read_entries(&fleet, &entries, &mut figures);
             torture::note_way(&answer);
@@ -78,7 +78,6 @@ fn snapshot_and_way(as_of: Timestamp, way: Way) -> (Value, Way) {
         }
         Way::Plain => None,
     };
-    let asked = way;
     let way = if sealed.is_some() { Way::Sealed } else { Way::Plain };
     let busiest = sealed.unwrap_or_else(|| {
         // What figures a try at the sealed ones has left is none of theirs.
@@ -89,7 +88,7 @@ fn snapshot_and_way(as_of: Timestamp, way: Way) -> (Value, Way) {
         }
     });
     let devices = lock_attached(fleet.devices, "devices");
-    let counted = match way {
+    let counted = match asked {
         Way::Sealed => {
             let answer = roster::reader::read_devices(&fleet, &devices, &mut figures);
             torture::note_roster_way(&answer);
