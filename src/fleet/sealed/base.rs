@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// Fewer rows than this are read again at each call: to take them off costs more.
-pub const WORTH_IT: i64 = if cfg!(feature = "torture") { 1 } else { 64 };
+pub const WORTH_IT: i64 = if cfg!(feature = "torture") { 1 } else { 16 };
 
 /// A version, as it is or moved on.
 pub struct Base {

@@ -35,9 +35,6 @@ const SLOW: Duration = Duration::from_millis(300);
 /// Differences after which every key is written anew.
 const DIFFERENCES: i64 = if cfg!(feature = "torture") { 5 } else { 60 };
 
-/// A chunk no longer than this, in entry time, has few rows.
-const SHORT: i64 = 5 * 60 * 1_000_000;
-
 /// How a step went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -233,14 +230,15 @@ impl Chunk {
             }
         }
         let entered = Interval { from: boundary, to: end };
-        // As a reader does: to start a plan costs more than the rows of a usual tick.
+        // As a reader does: in a usual tick to start a plan costs more than its rows, and in a long one to group them
+        // four ways costs more than to tally them.
         let few = FewRows::of(&ground.entries, &ground.fleet);
-        let short = few.are_indexed() && boundary != NEVER && end - boundary <= SHORT;
+        let native = few.are_indexed();
         let mut total = None;
         as_owner(ground.entries.owner, || {
             if !reset {
                 for one in corrections(day, new_day) {
-                    let count = if short {
+                    let count = if native {
                         let mut tallies = few.tallies();
                         let count = few.tally(one.rows, one.weight, &mut tallies);
                         tallies.add_to(&mut chunk.changes);
@@ -253,7 +251,7 @@ impl Chunk {
                     }
                 }
                 for one in corrections(hour, new_hour) {
-                    let count = if short { few.count(one.rows) } else { rows.count(one.rows) };
+                    let count = if native { few.count(one.rows) } else { rows.count(one.rows) };
                     chunk.changes.hour += one.weight * count;
                 }
             }
