@@ -57,7 +57,6 @@ test-packages:
 
 test: lint test-packages stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) $(TESTFLAGS)
-	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN='sealed_races sealed_upkeep'
 	@$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124)
 
 # Random schedules against the sealed window: STEPS=100000 for a long run, SEED=… for one that was seen before.
