@@ -57,7 +57,8 @@ fn pin_settings() {
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_isolation", c"read committed"),
         (c"session_replication_role", c"origin"),
-        (c"lock_timeout", c"5s"),
+        // Before anybody's deadlock_timeout: where a worker and a user's DDL wait for each other, the worker gives way.
+        (c"lock_timeout", c"500ms"),
         (c"idle_in_transaction_session_timeout", c"0"),
         (c"application_name", c"busymate_stats"),
         // A standby that does not answer must not hold up a worker.
