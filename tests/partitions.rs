@@ -231,12 +231,14 @@ fn a_writer_whose_partition_nobody_sees_yet_is_waited_for() {
     writer
         .batch_execute(
             "begin; alter table test.later attach partition test.tomorrow for values from (test.day(-1)) to (test.day(-2));
-             alter table public.entries detach partition test.early;
-             insert into test.day0 (created_at, owner) values (clock_timestamp(), 1)",
+             insert into test.tomorrow (created_at, owner) values (test.day(-1), 1)",
         )
         .unwrap();
     let time: i64 = value(&mut writer, "select test.us(clock_timestamp())");
     fleet.wait_past(Some(time));
+    assert_eq!(fleet.step("threshold"), "moved");
+    fleet.step("look");
+    assert!(fleet.step("seal").starts_with("held up"));
     writer.batch_execute("commit").unwrap();
     fleet.tick();
     fleet.is_sealed();
