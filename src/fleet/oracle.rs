@@ -6,7 +6,7 @@
 use super::attachment::Attachment;
 use super::clock::{DAY, HOUR, before};
 use super::figures::{BusyDevice, Count, Figures, MIX_KEYS};
-use crate::pg::query::{Param, Row, select, select_one, select_planned};
+use crate::pg::query::{Param, Row, select_one, select_planned, select_prepared};
 use crate::pg::relation::{LockedRelation, column_number, column_type};
 use crate::settings;
 use pgrx::pg_sys;
@@ -36,7 +36,7 @@ pub fn read_entries(fleet: &Attachment, entries: &str, figures: &mut Figures) ->
         &[day_ago, as_of, hour_ago],
         |row| (row.int(1), row.int(2), row.int(3)),
     );
-    figures.status_classes = select(
+    figures.status_classes = select_prepared(
         &format!(
             "select ({status} / 100)::text, count(*) from {entries}
               where {last_day} and {status} between 100 and 599 group by 1"
@@ -44,7 +44,7 @@ pub fn read_entries(fleet: &Attachment, entries: &str, figures: &mut Figures) ->
         &[day_ago, as_of],
         count,
     );
-    figures.sources = select(
+    figures.sources = select_prepared(
         &format!(
             "{} limit {MIX_KEYS}",
             by_key(&format!("coalesce({source}::text, 'unknown')"), entries, &last_day)
@@ -55,7 +55,7 @@ pub fn read_entries(fleet: &Attachment, entries: &str, figures: &mut Figures) ->
     let top = |column: &str| {
         let filter = format!("{last_day} and {column} is not null");
         let sql = format!("{} limit $3", by_key(&format!("{column}::text"), entries, &filter));
-        select(&sql, &[day_ago, as_of, Param::Int(settings::top_n())], count)
+        select_prepared(&sql, &[day_ago, as_of, Param::Int(settings::top_n())], count)
     };
     figures.top_domains = top(&host);
     top(&device)

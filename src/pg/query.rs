@@ -119,7 +119,7 @@ pub fn select_latest<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T
 
 /// Runs a SELECT that gives exactly one row, as aggregates do.
 pub fn select_one<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> T {
-    match select(sql, params, each).pop() {
+    match select_prepared(sql, params, each).pop() {
         Some(value) => value,
         None => unreachable!("an aggregate without GROUP BY gives one row"),
     }
@@ -164,13 +164,23 @@ const KEPT_PLANS: usize = 64;
 
 /// [`select`] by a plan that the backend keeps. PostgreSQL makes it anew when what it rests on changes: a table, the
 /// role, the search path.
-pub fn select_planned<T>(sql: &str, params: &[Param], mut each: impl FnMut(&Row) -> T) -> Vec<T> {
+pub fn select_planned<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> Vec<T> {
+    run_kept(sql, params, 0, each)
+}
+
+/// [`select`] by a statement that the backend keeps, planned for the values of each call: where a window's width decides
+/// between an index and the whole table. `plan_cache_mode` may say otherwise.
+pub fn select_prepared<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> Vec<T> {
+    run_kept(sql, params, pg_sys::CURSOR_OPT_CUSTOM_PLAN as i32, each)
+}
+
+fn run_kept<T>(sql: &str, params: &[Param], options: i32, mut each: impl FnMut(&Row) -> T) -> Vec<T> {
     let mut values: Vec<pg_sys::Datum> = params.iter().map(Param::datum).collect();
     let mut rows = Vec::new();
     // SAFETY: as in `run`. The plan has as many parameters as there are values: the text alone decides both.
     unsafe {
         pg_sys::SPI_connect();
-        let plan = kept_plan(sql, params);
+        let plan = kept_plan(sql, params, options);
         let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), true, 0);
         assert!(status >= 0, "SPI refused an internal query with status {status}");
         read_rows(&mut rows, &mut each);
@@ -183,7 +193,7 @@ pub fn select_planned<T>(sql: &str, params: &[Param], mut each: impl FnMut(&Row)
 ///
 /// # Safety
 /// SPI is connected.
-unsafe fn kept_plan(sql: &str, params: &[Param]) -> pg_sys::SPIPlanPtr {
+unsafe fn kept_plan(sql: &str, params: &[Param], options: i32) -> pg_sys::SPIPlanPtr {
     if let Some(plan) = PLANS.with_borrow(|plans| plans.get(sql).copied()) {
         return plan;
     }
@@ -191,7 +201,8 @@ unsafe fn kept_plan(sql: &str, params: &[Param]) -> pg_sys::SPIPlanPtr {
     let mut types: Vec<pg_sys::Oid> = params.iter().map(Param::type_oid).collect();
     // SAFETY: SPI is connected; the strings and arrays are valid for the calls. A kept plan lives until it is freed.
     unsafe {
-        let plan = pg_sys::SPI_prepare(text.as_ptr(), params.len() as i32, types.as_mut_ptr());
+        let plan =
+            pg_sys::SPI_prepare_cursor(text.as_ptr(), params.len() as i32, types.as_mut_ptr(), options);
         assert!(!plan.is_null(), "SPI could not prepare an internal query");
         pg_sys::SPI_keepplan(plan);
         PLANS.with_borrow_mut(|plans| {

@@ -89,7 +89,9 @@ impl<'a> Rig<'a> {
         observer.batch_execute(plan.sabotage).unwrap();
         observer
             .batch_execute(&format!(
-                "do $$ begin execute format('alter database %I set busymate_stats.mutants = %L', current_database(), '{}'); end $$",
+                "alter database {database} set busymate_stats.mutants = '{}';
+                 -- Planning the plain query would take longer than the query.
+                 alter database {database} set plan_cache_mode = force_generic_plan",
                 plan.mutants
             ))
             .unwrap();
