@@ -19,7 +19,7 @@ export VARIANT
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-.PHONY: torture-run all need-pg build install uninstall script stage test-packages test torture mutants soak bench lint demo stop setup clean
+.PHONY: torture-run all need-pg build install uninstall script stage test-packages test torture mutants soak held bench lint demo stop setup clean
 
 all: build
 
@@ -75,6 +75,11 @@ torture-run: stage
 # Ten thousand ticks, some minutes; prints what they cost the launcher.
 soak: stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --test soak -- --ignored
+
+# An hour of load beside a held snapshot and beside a writer left open; prints latencies and sizes. MINUTES=… is shorter.
+held: export BUSYMATE_MINUTES = $(MINUTES)
+held: stage
+	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --test held -- --ignored --nocapture
 
 # Prints one Markdown table. SIZES="100000000" adds a size to 1 M and 10 M, a list replaces them; QUICK=1 takes two
 # minutes, ONLY=read, write or access runs a part.
