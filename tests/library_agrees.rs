@@ -30,7 +30,7 @@ struct Signature {
 }
 
 /// Trigger functions that do without pgrx's wrapper, which knows nothing of them then.
-const PLAIN_TRIGGERS: [&str; 2] = ["capture_row", "roster_change"];
+const PLAIN_TRIGGERS: [&str; 3] = ["capture_change", "capture_row", "roster_change"];
 
 /// The library's side: what pgrx wrote down of each function, by C symbol.
 fn described(client: &mut Client) -> BTreeMap<String, Signature> {

@@ -8,15 +8,15 @@ use super::sealed::counts::Entry;
 use super::sealed::tally::class_of;
 use crate::pg::append::{Cell, append};
 use crate::pg::relation::base_type;
-use crate::pg::scan::{Seen, find_relation, newest};
+use crate::pg::scan::{Seen, Tuple, find_relation, newest};
+use crate::pg::screen;
 use crate::pg::slot::Slot;
+use crate::pg::statement_trigger::on_statement;
 use crate::pg::thresholds;
 use crate::pg::transition::{Transition, named_column};
 use crate::torture::{Mutant, broken};
-use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{AllocatedByPostgres, PgTriggerError};
 use std::collections::HashMap;
 
 const SCHEMA: &str = "busymate_stats";
@@ -26,9 +26,13 @@ const PENDING: usize = 10_000;
 
 /// The newest threshold: its generation, and the moment before which changes are written down.
 pub fn threshold(seen: Seen) -> Option<(i64, Timestamp)> {
+    newest_threshold(seen, |row| (row.int(1), row.timestamp(2)))
+}
+
+fn newest_threshold<T>(seen: Seen, each: impl FnOnce(&Tuple) -> T) -> Option<T> {
     let table = find_relation(SCHEMA, "capture")?;
     let index = find_relation(SCHEMA, "capture_pkey")?;
-    newest(table, index, seen, |row| (row.int(1), row.timestamp(2)))
+    newest(table, index, seen, each)
 }
 
 /// The threshold that a writer goes by: the one that is committed, whatever snapshot its statement has. Called once its
@@ -41,7 +45,33 @@ pub fn threshold_now() -> (i64, Timestamp) {
     if broken(Mutant::ThresholdOfStatement) {
         return threshold(Seen::Statement).unwrap_or((i64::MAX, i64::MAX));
     }
-    thresholds::published().or_else(|| threshold(Seen::Latest)).unwrap_or((i64::MAX, i64::MAX))
+    thresholds::published().or_else(threshold_of_table).unwrap_or((i64::MAX, i64::MAX))
+}
+
+/// The threshold as it stands in its table, which is published for whoever comes next.
+fn threshold_of_table() -> Option<(i64, Timestamp)> {
+    let writes = thresholds::writes();
+    let (gen_, threshold, is_own) =
+        newest_threshold(Seen::Latest, |row| (row.int(1), row.timestamp(2), row.identity().is_own()))?;
+    // What this transaction has written may never come to be.
+    if let Some(writes) = writes.filter(|_| !is_own) {
+        thresholds::offer(writes, gen_, threshold);
+    }
+    Some((gen_, threshold))
+}
+
+/// Before which moment rows count, without a lock or a look at the table, where that can be told.
+fn threshold_at_a_glance() -> Option<Timestamp> {
+    if broken(Mutant::ThresholdOfStatement) {
+        return None;
+    }
+    thresholds::at_a_glance().map(|(_, threshold)| threshold)
+}
+
+/// Has rows captured.
+pub fn register() {
+    screen::register(threshold_at_a_glance);
+    on_statement(changed);
 }
 
 pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
@@ -50,25 +80,18 @@ pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
 
 /// AFTER INSERT, UPDATE, DELETE and TRUNCATE on entries, by statement. Its arguments are the names of the columns that
 /// are counted: entry time, host, status, source, device.
-#[pg_trigger]
-fn capture_change<'a>(
-    trigger: &'a PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
-    if matches!(trigger.op()?, PgTriggerOperation::Truncate) {
-        mark("truncated");
-        return Ok(None);
+fn changed(trigger: &PgTrigger) {
+    if matches!(trigger.op(), Ok(PgTriggerOperation::Truncate)) {
+        return mark("truncated");
     }
     let time = named_column(trigger, 0).filter(|(_, kind)| is_timestamptz(*kind));
-    let Some((time, _)) = time else {
-        mark("entry time changed");
-        return Ok(None);
+    let (Some((time, _)), Ok(relation)) = (time, trigger.relid()) else {
+        return mark("entry time changed");
     };
     let (gen_, threshold) = threshold_now();
-    let relation = trigger.relid()?;
     let mut late = Late { gen_, threshold, time, relation, trigger, columns: None, pending: HashMap::new() };
     late.read(Transition::old(trigger), Transition::new(trigger));
     late.write();
-    Ok(None)
 }
 
 /// Voids what is sealed: a row that the sealer will find.

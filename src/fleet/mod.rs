@@ -31,6 +31,7 @@ use serde_json::Value;
 
 /// Has what is written into entries and devices captured.
 pub fn register() {
+    capture::register();
     capture_row::register();
     roster::register();
 }

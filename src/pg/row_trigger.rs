@@ -1,5 +1,6 @@
 //! The trigger that fires for each row, as near to PostgreSQL as it goes: what it costs, every row of a COPY pays.
 
+use super::screen;
 use super::slot::Slot;
 use super::transition::named_column_of;
 use pgrx::pg_sys;
@@ -51,8 +52,20 @@ pub extern "C" fn pg_finfo_roster_change_wrapper() -> *const pg_sys::Pg_finfo_re
 /// # Safety
 /// Called by PostgreSQL's function manager.
 #[unsafe(no_mangle)]
-#[pg_guard]
 pub unsafe extern "C-unwind" fn capture_row_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: by the caller's promise. This frame has nothing to release.
+    unsafe {
+        if !screen::entry_does_not_count(call) {
+            entry_fires(call);
+        }
+    }
+    pg_sys::Datum::null()
+}
+
+/// # Safety
+/// `call` is the function manager's.
+#[pg_guard]
+unsafe extern "C-unwind" fn entry_fires(call: pg_sys::FunctionCallInfo) {
     // SAFETY: by the caller's promise.
     unsafe { fire(Rows::Entries, call) }
 }
@@ -62,15 +75,27 @@ pub unsafe extern "C-unwind" fn capture_row_wrapper(call: pg_sys::FunctionCallIn
 /// # Safety
 /// Called by PostgreSQL's function manager.
 #[unsafe(no_mangle)]
-#[pg_guard]
 pub unsafe extern "C-unwind" fn roster_change_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: by the caller's promise. This frame has nothing to release.
+    unsafe {
+        if !screen::device_does_not_count(call) {
+            device_fires(call);
+        }
+    }
+    pg_sys::Datum::null()
+}
+
+/// # Safety
+/// `call` is the function manager's.
+#[pg_guard]
+unsafe extern "C-unwind" fn device_fires(call: pg_sys::FunctionCallInfo) {
     // SAFETY: by the caller's promise.
     unsafe { fire(Rows::Devices, call) }
 }
 
 /// # Safety
 /// `call` is the function manager's.
-unsafe fn fire(of: Rows, call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+unsafe fn fire(of: Rows, call: pg_sys::FunctionCallInfo) {
     // SAFETY: the function manager's argument is valid; its context says whether the trigger manager called.
     let trigger = unsafe {
         let context = (*call).context;
@@ -81,7 +106,6 @@ unsafe fn fire(of: Rows, call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
         (Some(trigger), Some(work)) if trigger.is_for_row() => work(&trigger),
         _ => error!("the function must be called as a trigger for each row"),
     }
-    pg_sys::Datum::null()
 }
 
 impl RowTrigger {

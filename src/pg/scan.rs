@@ -44,6 +44,14 @@ pub struct RowIdentity {
     line: u16,
 }
 
+impl RowIdentity {
+    /// Whether this very transaction has written it, so that nobody else sees it yet.
+    pub fn is_own(&self) -> bool {
+        // SAFETY: looks into the backend's own list of its transaction's ids.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.writer) }
+    }
+}
+
 /// # Safety
 /// `tuple` is one that a scan gave.
 unsafe fn identity_of(tuple: pg_sys::HeapTuple) -> RowIdentity {

@@ -1,5 +1,5 @@
 //! A number for each database that every writer there reads after each statement, in shared memory: reading a table, be
-//! it of one row, would cost a fifth of a one-row INSERT.
+//! it of one row, would cost a fifth of a one-row INSERT, and a lock as much as all the rest of the trigger.
 //!
 //! The numbers are a copy. Where one is missing (the library was not preloaded, the server has just started, too many
 //! databases), the table must be read.
@@ -9,51 +9,86 @@ use pgrx::lwlock::PgLwLock;
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
-use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// Databases that have a place; one more takes the place of the one that was given longest ago.
 const PLACES: usize = 256;
 
-#[derive(Clone, Copy, Default)]
+/// What is known of one database. Written under the lock, read without.
+#[derive(Default)]
 struct Place {
-    database: u32,
-    generation: i64,
-    moment: i64,
+    /// Odd while it is being written, and another number whenever it was.
+    turn: AtomicU64,
+    database: AtomicU32,
+    generation: AtomicI64,
+    moment: AtomicI64,
 }
 
-#[derive(Clone, Copy)]
 struct Places {
     places: [Place; PLACES],
     /// The next to be given to a database that has none.
-    next: usize,
+    next: AtomicUsize,
+    /// How often any place was written.
+    writes: AtomicU64,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { places: [Place::default(); PLACES], next: 0 }
+        Self {
+            places: std::array::from_fn(|_| Place::default()),
+            next: AtomicUsize::new(0),
+            writes: AtomicU64::new(0),
+        }
     }
 }
 
-// SAFETY: plain numbers without pointers, only ever touched under the lock.
+// SAFETY: atomic numbers without pointers.
 unsafe impl PGRXSharedMemory for Places {}
 
 // SAFETY: the name is this static's alone.
 static THRESHOLDS: PgLwLock<Places> = unsafe { PgLwLock::new(c"busymate_stats thresholds") };
 
-thread_local! {
-    /// Where this backend's database was found last.
-    static FOUND: Cell<usize> = const { Cell::new(0) };
+/// Where this backend's database was found last.
+static FOUND: AtomicPtr<Place> = AtomicPtr::new(std::ptr::null_mut());
+
+impl Place {
+    /// The number, unless somebody is writing it, or wrote it meanwhile, or it is another database's.
+    #[inline]
+    fn read(&self, database: u32) -> Option<(i64, i64)> {
+        let turn = self.turn.load(Ordering::Acquire);
+        let found = (self.generation.load(Ordering::Relaxed), self.moment.load(Ordering::Relaxed));
+        let is_own = self.database.load(Ordering::Relaxed) == database;
+        fence(Ordering::Acquire);
+        (is_own && turn.is_multiple_of(2) && self.turn.load(Ordering::Relaxed) == turn).then_some(found)
+    }
+
+    fn write(&self, database: u32, generation: i64, moment: i64) {
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.turn.store(turn + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.database.store(database, Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Relaxed);
+        self.moment.store(moment, Ordering::Relaxed);
+        self.turn.store(turn + 2, Ordering::Release);
+    }
 }
 
 impl Places {
-    fn find(&self, database: u32) -> Option<usize> {
-        let hint = FOUND.get();
-        if self.places[hint].database == database {
-            return Some(hint);
-        }
-        let found = self.places.iter().position(|place| place.database == database)?;
-        FOUND.set(found);
-        Some(found)
+    fn find(&self, database: u32) -> Option<&Place> {
+        self.places.iter().find(|place| place.database.load(Ordering::Relaxed) == database)
+    }
+
+    /// To be called under the exclusive lock.
+    fn write(&self, place: &Place, database: u32, generation: i64, moment: i64) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        place.write(database, generation, moment);
+    }
+
+    /// A place for a database that has none. To be called under the exclusive lock.
+    fn give(&self) -> &Place {
+        let next = self.next.load(Ordering::Relaxed);
+        self.next.store((next + 1) % PLACES, Ordering::Relaxed);
+        &self.places[next]
     }
 }
 
@@ -66,14 +101,29 @@ fn own_database() -> u32 {
     identity::database().to_u32()
 }
 
+/// Generation and moment of this database's threshold, if they can be had without a lock: what [`published`] gives, or
+/// `None` when that must be asked.
+///
+/// Whoever has written a row and then comes here reads what was published before somebody looked at the locks and did
+/// not find him: the fence keeps the row's lock, which stands in shared memory, before the number.
+#[inline]
+pub fn at_a_glance() -> Option<(i64, i64)> {
+    fence(Ordering::SeqCst);
+    // SAFETY: null, or a place in shared memory, which stays where it is as long as this process lives. All of it is
+    // atomic.
+    let place = unsafe { FOUND.load(Ordering::Relaxed).as_ref() }?;
+    place.read(own_database())
+}
+
 /// Generation and moment of this database's threshold, as last published; `None` when the table must be read.
 pub fn published() -> Option<(i64, i64)> {
     if !super::shared::is_preloaded() {
         return None;
     }
     let shared = THRESHOLDS.share();
-    let place = &shared.places[shared.find(own_database())?];
-    Some((place.generation, place.moment))
+    let place = shared.find(own_database())?;
+    FOUND.store(std::ptr::from_ref(place).cast_mut(), Ordering::Relaxed);
+    place.read(own_database())
 }
 
 /// Lets every writer know.
@@ -82,13 +132,24 @@ pub fn publish(generation: i64, moment: i64) {
         return;
     }
     let database = own_database();
-    let mut shared = THRESHOLDS.exclusive();
-    let found = shared.find(database).unwrap_or_else(|| {
-        let next = shared.next;
-        shared.next = (next + 1) % PLACES;
-        next
-    });
-    shared.places[found] = Place { database, generation, moment };
+    let shared = THRESHOLDS.exclusive();
+    let place = shared.find(database).unwrap_or_else(|| shared.give());
+    shared.write(place, database, generation, moment);
+}
+
+/// How often anything was published or forgotten, to be asked before the table is read for [`offer`].
+pub fn writes() -> Option<u64> {
+    super::shared::is_preloaded().then(|| THRESHOLDS.share().writes.load(Ordering::Relaxed))
+}
+
+/// Publishes what a writer has found in the table, unless somebody has published or forgotten anything since `writes`
+/// was asked: then it may be out of date.
+pub fn offer(writes: u64, generation: i64, moment: i64) {
+    let database = own_database();
+    let shared = THRESHOLDS.exclusive();
+    if shared.writes.load(Ordering::Relaxed) == writes && shared.find(database).is_none() {
+        shared.write(shared.give(), database, generation, moment);
+    }
 }
 
 /// Has every writer read the table again.
@@ -96,8 +157,9 @@ pub fn forget() {
     if !super::shared::is_preloaded() {
         return;
     }
-    let mut shared = THRESHOLDS.exclusive();
-    if let Some(found) = shared.find(own_database()) {
-        shared.places[found] = Place::default();
+    let shared = THRESHOLDS.exclusive();
+    match shared.find(own_database()) {
+        Some(found) => shared.write(found, 0, 0, 0),
+        None => drop(shared.writes.fetch_add(1, Ordering::Relaxed)),
     }
 }

@@ -13,6 +13,7 @@ use crate::pg::invalidation::Watch;
 use crate::pg::relation::base_type;
 use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
 use crate::pg::scan::{Seen, find_relation};
+use crate::pg::screen;
 use crate::pg::slot::Slot;
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
@@ -100,6 +101,14 @@ fn current(trigger: &RowTrigger) -> View {
     let view = View { generation, trigger: oid, gen_, threshold, columns };
     // Nothing would tell of the table's coming.
     VIEW.set(capture.is_some().then_some(view));
+    screen::keep_devices(view.columns.are_plain().then_some(screen::Devices {
+        watch: &TABLES,
+        generation,
+        trigger: oid,
+        threshold,
+        seen: columns.seen.0,
+        kind: columns.kind.0,
+    }));
     view
 }
 
@@ -114,6 +123,14 @@ impl Columns {
 
     fn can_be_read(&self) -> bool {
         self.kind.0 > 0 && self.seen.0 > 0 && [pg_sys::TIMESTAMPTZOID, pg_sys::BOOLOID].contains(&self.seen.1)
+    }
+
+    /// Whether a look at the bytes can tell that nothing has changed.
+    fn are_plain(&self) -> bool {
+        self.kind.0 > 0
+            && [pg_sys::TEXTOID, pg_sys::VARCHAROID].contains(&self.kind.1)
+            && self.seen.0 > 0
+            && self.seen.1 == pg_sys::TIMESTAMPTZOID
     }
 
     fn device(&self, row: &Slot) -> Device {
