@@ -406,3 +406,23 @@ fn what_a_subscription_writes_is_counted() {
     fleet.tick();
     fleet.is_sealed();
 }
+
+#[test]
+fn a_threshold_that_was_rolled_back_is_nobodys() {
+    let mut fleet = fleet();
+    fleet.tick();
+    let time: i64 = value(&mut fleet.admin, "select test.us(clock_timestamp())");
+    fleet.tick_past(time);
+    let late = format!("insert into public.entries (created_at, owner) values (test.at({time}), 0)");
+    // Once nothing is published, the writer reads the threshold that his own transaction has set back.
+    fleet.run(&format!(
+        "begin; select busymate_stats.detach(); select busymate_stats.attach('public.entries', 'public.devices'); {late}; rollback"
+    ));
+    fleet.run(&late);
+    assert_eq!(fleet.late_changes(), 1);
+    fleet.is_sealed();
+    // And this one has read the table, for all who come next.
+    fleet.run(&late);
+    assert_eq!(fleet.late_changes(), 2);
+    fleet.is_sealed();
+}
