@@ -478,6 +478,8 @@ create table busymate_stats.seal_keys (
     base boolean not null,
     keys bytea not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
+-- Most of it does not compress, and trying takes longer than all the rest of a tick.
+alter table busymate_stats.seal_keys alter column keys set storage external;
 comment on table busymate_stats.seal_keys is
     'The counts of every host and device: a base now and then, differences in between.';
 comment on column busymate_stats.seal_keys.version is 'The version of the state that it belongs to.';

@@ -2,7 +2,6 @@
 
 use super::window::Interval;
 use crate::fleet::clock::Timestamp;
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// Occurrences by key. A key that occurs not at all may be missing or stand at 0.
@@ -108,7 +107,7 @@ impl Changes {
 }
 
 /// Every key of hosts and devices with its count: what the top lists are cut from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyCounts {
     /// By host.
     pub hosts: Counts,

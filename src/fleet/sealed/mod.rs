@@ -2,13 +2,14 @@
 //!
 //! `sealer` moves a boundary forward and counts what lies before it; `reader` corrects those counts by the few rows
 //! between the sealed windows and the ones asked for; writers write down what they change behind the boundary's back
-//! (`capture`, next door). What decides is pure: `window`, `counts`, `toplist`.
+//! (`capture`, next door). What decides is pure: `window`, `counts`, `toplist`, `packed`.
 
 mod base;
 pub mod counts;
 mod few;
 mod late;
 pub mod look;
+mod packed;
 pub mod progress;
 pub mod reader;
 mod rows;

@@ -8,10 +8,21 @@ use crate::pg::scan::{Seen, find_relation};
 
 /// One of the remembered writers that is in progress in this snapshot, for people.
 pub fn still_writing(writers: &str) -> Option<String> {
+    // Mostly there are none, and then a look at the activity of others costs more than all the rest of a step.
+    let in_progress = select(
+        "select writer::text from unnest($1::xid8[]) writer
+          where not pg_visible_in_snapshot(writer, pg_current_snapshot()) limit 1",
+        &[Param::Text(writers)],
+        |row| row.text(1),
+    );
+    told_of(&in_progress.into_iter().flatten().next()?)
+}
+
+fn told_of(writer: &str) -> Option<String> {
     select(
         "select format('held up by transaction %s%s%s', writer, ', open for ' || date_trunc('second', age.open)::text,
                        ', pid ' || age.pid)
-           from unnest($1::xid8[]) writer
+           from (values ($1::xid8)) writers (writer)
            left join lateral (
                select clock_timestamp() - xact_start as open, pid::text as pid from pg_stat_activity
                 where backend_xid::text::int8 = writer::text::int8 & 4294967295
@@ -19,9 +30,8 @@ pub fn still_writing(writers: &str) -> Option<String> {
                select clock_timestamp() - prepared, 'none: it is prepared as ' || quote_literal(gid)
                  from pg_prepared_xacts where transaction::text::int8 = writer::text::int8 & 4294967295
            ) age on true
-          where not pg_visible_in_snapshot(writer, pg_current_snapshot())
           limit 1",
-        &[Param::Text(writers)],
+        &[Param::Text(writer)],
         |row| row.text(1),
     )
     .pop()

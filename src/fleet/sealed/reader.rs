@@ -61,8 +61,9 @@ pub fn read_entries(
 
     let n = settings::top_n() as usize;
     let keys = || keys_at(&version.state, own);
-    let hosts = top(&base.now.hosts, n, &changes.hosts, &base.moved.hosts, || keys().hosts.clone());
-    let devices = top(&base.now.devices, n, &changes.devices, &base.moved.devices, || keys().devices.clone());
+    let hosts = top(&base.now.hosts, n, &changes.hosts, &base.moved.hosts, || Some(keys()?.hosts.clone()))?;
+    let devices =
+        top(&base.now.devices, n, &changes.devices, &base.moved.devices, || Some(keys()?.devices.clone()))?;
     if may_move && left.day.abs().max(left.hour.abs()) >= WORTH_IT {
         base.keep_without(left, as_of);
     }
@@ -169,13 +170,15 @@ fn top(
     n: usize,
     changes: &Counts,
     moved: &Counts,
-    all: impl FnOnce() -> Rc<AllKeys>,
-) -> Vec<(String, i64)> {
-    list.top(n, changes, None).unwrap_or_else(|| {
-        let (all, changes) = (all(), sum(moved, changes));
-        let known = all.list.top(n, &changes, Some(&all.counts));
-        known.unwrap_or_else(|| top_of(&sum(&all.counts, &changes), n))
-    })
+    all: impl FnOnce() -> Option<Rc<AllKeys>>,
+) -> Result<Vec<(String, i64)>, String> {
+    if let Some(known) = list.top(n, changes, None) {
+        return Ok(known);
+    }
+    let (all, changes) =
+        (all().ok_or("the counts of hosts and devices cannot be read")?, sum(moved, changes));
+    let known = all.list.top(n, &changes, Some(&all.counts));
+    Ok(known.unwrap_or_else(|| top_of(&sum(&all.counts, &changes), n)))
 }
 
 /// Every key of hosts or of devices in one version of the state, and the list made of them.
@@ -199,18 +202,19 @@ thread_local! {
     static KEYS: RefCell<Option<Rc<KeysAt>>> = const { RefCell::new(None) };
 }
 
-fn keys_at(state: &State, own: pg_sys::Oid) -> Rc<KeysAt> {
+/// Every key at this version; `None` when they cannot be read.
+fn keys_at(state: &State, own: pg_sys::Oid) -> Option<Rc<KeysAt>> {
     let table = find_relation("busymate_stats", "seal_keys").unwrap_or(pg_sys::InvalidOid);
     let of = (table, state.version, state.boundary);
     if let Some(kept) = KEYS.with_borrow(|kept| kept.clone().filter(|kept| kept.of == of)) {
-        return kept;
+        return Some(kept);
     }
-    let keys = as_owner(own, || load_keys(state.version).0);
+    let keys = as_owner(own, || load_keys(state.version))?;
     let count = keys.hosts.len() + keys.devices.len();
     let all = |counts: Counts| Rc::new(AllKeys { list: Ranking::of(TopList::of(&counts)), counts });
     let read = Rc::new(KeysAt { of, hosts: all(keys.hosts), devices: all(keys.devices) });
     KEYS.set((count <= KEPT_KEYS).then(|| Rc::clone(&read)));
-    read
+    Some(read)
 }
 
 fn counts(keys: Vec<(String, i64)>) -> Vec<Count> {

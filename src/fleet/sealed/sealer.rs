@@ -128,6 +128,14 @@ impl Ground {
         let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
             return Step::Waits("there is no capture threshold".into());
         };
+        let void = state::marker(Seen::Statement);
+        let present = match State::newest(Seen::Statement) {
+            None => Err("nothing is sealed yet".into()),
+            Some(present) => void.map_or_else(|| shape.agrees_with(&present), Err).map(|()| present),
+        };
+        if present.as_ref().is_ok_and(|present| present.boundary >= threshold) {
+            return Step::Done;
+        }
         let looked = match broken(Mutant::LookInSnapshot) {
             true => Some(format!("{{{}}}", writers_of(self.entries.oid).join(","))),
             false => look_of(gen_),
@@ -138,15 +146,11 @@ impl Ground {
         if let Some(writer) = still_writing(&writers).filter(|_| !broken(Mutant::NoDrain)) {
             return Step::Waits(writer);
         }
-        let present = State::newest(Seen::Statement);
         let (version, epoch) = State::number_and_epoch(Seen::Statement).unwrap_or((0, 0));
         let version = version + 1;
-        let void = state::marker(Seen::Statement);
         let present = match present {
-            Some(present) if void.is_none() && shape.agrees_with(&present).is_ok() => present,
-            present => {
-                let unlike = present.and_then(|present| shape.agrees_with(&present).err());
-                let reason = void.or(unlike).unwrap_or_else(|| "nothing is sealed yet".into());
+            Ok(present) => present,
+            Err(reason) => {
                 let mut fresh = State::nothing(version, epoch + 1, gen_, threshold, shape.print.clone());
                 fresh.maps.leaves = shape.leaves(&Leaves::new());
                 log!(
@@ -157,9 +161,6 @@ impl Ground {
                 return Step::Moved;
             }
         };
-        if present.boundary >= threshold {
-            return Step::Done;
-        }
         let goal = present.goal;
         self.seal_chunk(shape, State { version, gen_, goal: threshold, ..present }, goal, stride)
     }
@@ -337,7 +338,9 @@ fn keep_keys(state: &mut State, changes: Changes, reset: bool) {
         store_keys(state.version, false, &difference);
         return;
     }
-    let mut keys = load_keys(state.version).0;
+    let Some(mut keys) = load_keys(state.version) else {
+        return capture::mark("the counts of hosts and devices cannot be read");
+    };
     keys.apply(&difference);
     state.maps.hosts = TopList::of(&keys.hosts);
     state.maps.devices = TopList::of(&keys.devices);

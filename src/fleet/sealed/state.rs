@@ -1,6 +1,7 @@
 //! The sealed state as it stands in tables.
 
 use super::counts::{CLASSES, Changes, Counts, KeyCounts, add};
+use super::packed::{pack, unpack};
 use super::toplist::{Ranking, TopList};
 use super::window::Interval;
 use crate::fleet::attachment::Attachment;
@@ -162,7 +163,11 @@ impl State {
 
     /// Appends this version, and removes those before it.
     pub fn store(&self) {
-        let maps = encoded(&self.maps);
+        let maps = match postcard::to_allocvec(&self.maps) {
+            Ok(bytes) => bytes,
+            // Maps of strings and numbers have no value that postcard refuses.
+            Err(_) => unreachable!("plain maps can always be written"),
+        };
         execute(
             "insert into busymate_stats.seal_state
                 (version, boundary, goal, gen, epoch, fingerprint, total, last_day, last_hour, made_at, maps)
@@ -225,16 +230,9 @@ impl Prepared {
     }
 }
 
-fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
-    match postcard::to_allocvec(value) {
-        Ok(bytes) => bytes,
-        // Maps of strings and numbers have no value that postcard refuses.
-        Err(_) => unreachable!("plain maps can always be written"),
-    }
-}
-
-/// The counts of every key at `version`: the base before it, and the differences since. With the number of those.
-pub fn load_keys(version: i64) -> (KeyCounts, usize) {
+/// The counts of every key at `version`: the base before it, and the differences since. `None` when they cannot be read:
+/// another version of the library may have written them.
+pub fn load_keys(version: i64) -> Option<KeyCounts> {
     let parts = select(
         "select keys from busymate_stats.seal_keys
           where version <= $1
@@ -245,18 +243,16 @@ pub fn load_keys(version: i64) -> (KeyCounts, usize) {
     );
     let mut keys = KeyCounts::default();
     for part in &parts {
-        if let Ok(part) = postcard::from_bytes(part) {
-            keys.apply(&part);
-        }
+        keys.apply(&unpack(part)?);
     }
-    (keys, parts.len())
+    Some(keys)
 }
 
 /// Appends a difference, or with `base` every key, and removes what came before a base.
 pub fn store_keys(version: i64, base: bool, keys: &KeyCounts) {
     execute(
         "insert into busymate_stats.seal_keys (version, base, keys) values ($1, $2 = 1, $3)",
-        &[Param::Int(version), Param::Int(i64::from(base)), Param::Bytes(&encoded(keys))],
+        &[Param::Int(version), Param::Int(i64::from(base)), Param::Bytes(&pack(keys))],
     );
     if base {
         execute("delete from busymate_stats.seal_keys where version < $1", &[Param::Int(version)]);
