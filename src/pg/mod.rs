@@ -5,6 +5,7 @@
 pub mod append;
 pub mod argument;
 pub mod background;
+pub mod bare;
 pub mod catalog;
 pub mod databases;
 pub mod identity;

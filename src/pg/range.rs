@@ -1,6 +1,7 @@
 //! Reading a table's rows by a B-tree index over a moment or a number, without SQL: no plan and no function of anybody's.
 //! Under the active snapshot, with the predicate locks that a serializable transaction needs.
 
+use super::bare::{BareRow, each_row};
 use super::slot::Slot;
 use pgrx::pg_sys;
 
@@ -57,6 +58,30 @@ impl RangeIndex {
 
     /// Hands over each row from `from` on and, where it is given, before `to`.
     pub fn each(&self, from: i64, to: Option<i64>, mut each: impl FnMut(&Slot)) {
+        self.scan(from, to, |scan, slot| {
+            // SAFETY: slot and scan are open and made for one table.
+            unsafe {
+                let row = Slot::new(slot);
+                while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+                    each(&row);
+                    pgrx::check_for_interrupts!();
+                }
+            }
+        });
+    }
+
+    /// [`Self::each`] for many rows: `each` must not panic, nor hold anything to release while it reads a row.
+    pub fn each_bare(&self, from: i64, to: Option<i64>, each: impl FnMut(BareRow)) {
+        // SAFETY: as above; the rest is the caller's promise.
+        self.scan(from, to, |scan, slot| unsafe { each_row(scan, slot, each) });
+    }
+
+    fn scan(
+        &self,
+        from: i64,
+        to: Option<i64>,
+        read: impl FnOnce(pg_sys::IndexScanDesc, *mut pg_sys::TupleTableSlot),
+    ) {
         let (at_least, before) = self.over.comparisons();
         // SAFETY: table and index are opened under a lock, which raises when they are gone. The keys compare the index's
         // first column by its type's own functions; slot and scan are made for this table, and let go in reverse. A
@@ -73,13 +98,9 @@ impl RangeIndex {
             }
             let scan = begin(table, index, count);
             pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
-            let slot = Slot::new(pg_sys::table_slot_create(table, std::ptr::null_mut()));
-            while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot.as_ptr())
-            {
-                each(&slot);
-                pgrx::check_for_interrupts!();
-            }
-            pg_sys::ExecDropSingleTupleTableSlot(slot.as_ptr());
+            let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
+            read(scan, slot);
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
             pg_sys::index_endscan(scan);
             pg_sys::index_close(index, LOCK);
             pg_sys::relation_close(table, LOCK);

@@ -4,6 +4,7 @@
 //! All frames here are plain: nothing in them panics or has anything to release, so that an error of PostgreSQL's may
 //! pass over them.
 
+use super::bare::BareRow;
 use super::invalidation::Watch;
 use pgrx::pg_sys;
 use pgrx::pg_sys::{Datum, Oid, TriggerData, TupleTableSlot};
@@ -30,7 +31,6 @@ mod raw {
             ops: *const TupleTableSlotOps,
         ) -> *mut TupleTableSlot;
         pub fn ExecDropSingleTupleTableSlot(slot: *mut TupleTableSlot);
-        pub fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, number: c_int);
         pub fn strcmp(one: *const c_char, other: *const c_char) -> c_int;
     }
 }
@@ -111,14 +111,8 @@ fn event(data: &TriggerData) -> u32 {
 /// The slot holds a row, which has this column.
 #[inline]
 unsafe fn value(slot: *mut TupleTableSlot, number: i16) -> Option<Datum> {
-    // SAFETY: by the caller's promise; the attributes up to it are taken apart before the arrays are read.
-    unsafe {
-        if (*slot).tts_nvalid < number {
-            raw::slot_getsomeattrs_int(slot, i32::from(number));
-        }
-        let place = number as usize - 1;
-        (!*(*slot).tts_isnull.add(place)).then(|| *(*slot).tts_values.add(place))
-    }
+    // SAFETY: by the caller's promise; all frames here are plain.
+    unsafe { BareRow::new(slot).value(number) }
 }
 
 /// The number of the column that the trigger's first argument names, if it is a timestamptz: the entry time.

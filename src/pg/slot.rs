@@ -81,12 +81,6 @@ impl Slot {
             }
         })
     }
-
-    /// The bytes of a column of type uuid; `None` when null.
-    pub fn uuid(&self, number: i16) -> Option<[u8; 16]> {
-        // SAFETY: the callers name columns of type uuid: 16 bytes behind a pointer.
-        self.value(number).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
-    }
 }
 
 /// A value as its type's output function writes it.

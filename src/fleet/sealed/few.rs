@@ -6,10 +6,10 @@ use super::tally::{Kind, Tallies, class_of};
 use super::window::Interval;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::Timestamp;
+use crate::pg::bare::BareRow;
 use crate::pg::identity::as_owner;
 use crate::pg::range::RangeIndex;
 use crate::pg::relation::{LockedRelation, column_number, column_type, may_select};
-use crate::pg::slot::Slot;
 use pgrx::pg_sys;
 
 /// A column of a table, by number and type.
@@ -56,7 +56,7 @@ impl FewRows {
         let Tallies { sources, classes, hosts, devices, .. } = tallies;
         match &self.indexed {
             Some(Indexed { index, status, keys: [source, host, device] }) => {
-                index.each(interval.from, Some(interval.to), |row| {
+                index.each_bare(interval.from, Some(interval.to), |row| {
                     rows += 1;
                     for (column, tally) in
                         [(*source, &mut *sources), (*host, &mut *hosts), (*device, &mut *devices)]
@@ -116,7 +116,7 @@ impl Indexed {
 
     fn count(&self, from: Timestamp, to: Option<Timestamp>) -> i64 {
         let mut rows = 0;
-        self.index.each(from, to, |_| rows += 1);
+        self.index.each_bare(from, to, |_| rows += 1);
         rows
     }
 }
@@ -130,7 +130,7 @@ fn kind_of(of: pg_sys::Oid) -> Kind {
 }
 
 /// Hands over a value's bytes, in the way that its [`Kind`] says; `None` when null.
-fn with_bytes(row: &Slot, (number, kind): Column, mut take: impl FnMut(Option<&[u8]>)) {
+fn with_bytes(row: BareRow, (number, kind): Column, mut take: impl FnMut(Option<&[u8]>)) {
     match kind_of(kind) {
         Kind::Text => {
             if row.with_text(number, |text| take(Some(text))).is_none() {

@@ -21,8 +21,9 @@ use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// An answer further away from the boundary than this is not worth correcting.
-const NEAR: u64 = HOUR as u64;
+/// An answer further away from the boundary than this is not worth correcting: about as many rows would be read as by the
+/// plain query.
+const NEAR: u64 = DAY as u64;
 
 /// Fills in what comes from entries, and gives the busiest devices; or says why the plain query must answer.
 pub fn read_entries(

@@ -2,6 +2,7 @@
 //! Pure.
 
 use super::counts::{CLASSES, Changes, Counts, add};
+use foldhash::fast::RandomState;
 use std::collections::HashMap;
 
 /// How a column's values are stored.
@@ -19,14 +20,14 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Tally {
     kind: Kind,
-    counts: HashMap<Box<[u8]>, i64>,
+    counts: HashMap<Box<[u8]>, i64, RandomState>,
     nulls: i64,
 }
 
 impl Tally {
     /// No rows yet.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, counts: HashMap::new(), nulls: 0 }
+        Self { kind, counts: HashMap::default(), nulls: 0 }
     }
 
     /// Adds `n` rows with a value, or with none.
