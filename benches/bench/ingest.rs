@@ -15,6 +15,12 @@ use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 4;
 
+/// Devices, each beaten for by one client: so many that two clients seldom meet in a page.
+const DEVICES: usize = 100_000;
+
+/// From one beat to the next; it has no factor in common with a client's share of them.
+const STRIDE: usize = 7919;
+
 /// The settings under which the seal follows within a round, so that a round pays for its own sealing.
 const AT_ONCE: [(&str, &str); 2] =
     [("busymate_stats.seal_interval", "'1s'"), ("busymate_stats.seal_lag", "'1s'")];
@@ -130,16 +136,16 @@ pub fn prepare(cluster: &Cluster, tables: &Tables) -> String {
     let database = cluster.create_database("ingest");
     let mut client = cluster.connect(&database);
     client
-        .batch_execute(
+        .batch_execute(&format!(
             "create extension busymate_stats;
              select busymate_stats.create_fleet_tables();
-             insert into public.devices (device_uuid, name, connection_type)
-                 select md5('device' || n)::uuid, 'Device ' || n, 'vpn' from generate_series(1, 1000) n;
+             insert into public.devices (device_uuid, name, connection_type, last_seen_at)
+                 select md5('device' || n)::uuid, 'Device ' || n, 'vpn', now() from generate_series(1, {DEVICES}) n;
              create schema bare;
              create table bare.devices (like public.devices including all);
              alter table bare.devices enable row level security;
-             insert into bare.devices select * from public.devices",
-        )
+             insert into bare.devices select * from public.devices"
+        ))
         .unwrap();
     client.batch_execute(tables.make).unwrap();
     client.batch_execute("alter table bare.entries enable row level security").unwrap();
@@ -195,7 +201,7 @@ impl Writer {
         let columns = "(device_uuid, host, method, status, source)";
         let sql = match kind {
             Kind::Heartbeat => format!(
-                "update {schema}.devices set last_seen_at = now() where device_uuid = md5('device' || 1 + $1::int % 1000)::uuid"
+                "update {schema}.devices set last_seen_at = now() where device_uuid = md5('device' || 1 + $1::int % {DEVICES})::uuid"
             ),
             Kind::Hundred => format!(
                 "insert into {schema}.entries {columns} select {values} from generate_series($1::int, $1::int + 99) n"
@@ -219,7 +225,7 @@ impl Writer {
             );
         }
         let copy = format!("copy {schema}.entries {columns} from stdin");
-        Self { client, kind, insert, copy, batch, first: number * 250, next: 0 }
+        Self { client, kind, insert, copy, batch, first: number * DEVICES / CLIENTS, next: 0 }
     }
 
     /// Rows a second.
@@ -239,7 +245,7 @@ impl Writer {
             return sink.finish().unwrap();
         }
         // Each client has devices of its own: updates of one row would wait for each other.
-        self.next = (self.next + 1) % 250;
+        self.next = (self.next + STRIDE) % (DEVICES / CLIENTS);
         self.client.execute(&self.insert, &[&((self.first + self.next) as i32)]).unwrap()
     }
 }

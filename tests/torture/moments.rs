@@ -68,7 +68,7 @@ pub fn asked_for(chance: &mut Chance, known: Known, count: usize) -> String {
             4 => at(boundary - HOUR + beside),
             5 => at(boundary - chance.between(0, HOUR)),
             6 => at(boundary + chance.between(0, HOUR)),
-            7 => at(boundary - DAY + beside),
+            7 => at(boundary + chance.pick(&[-DAY, DAY]) + beside),
             8 => at(known.now + chance.between(-DAY, DAY)),
             _ => at(known.now + chance.between(-20 * SECOND, 20 * SECOND)),
         });

@@ -129,23 +129,26 @@ fn changes_since(base: &Base, late: &[(Entry, i64, pg_sys::Oid)], rows: &FewRows
     let entered = Interval { from: boundary, to: as_of + 1 };
     let (day, hour) = (Interval::answer(as_of, DAY), Interval::answer(as_of, HOUR));
     rows.read(|| {
-        let mut count = 0;
+        // Of what has entered, where it was read by itself: not when the whole window lies beyond the boundary.
+        let mut count = None;
         for one in corrections(base.day, day) {
             let mut tallies = rows.tallies();
             let found = rows.tally(one.rows, one.weight, &mut tallies);
             if one.rows == entered {
-                count = found;
+                count = Some(found);
             }
             tallies.add_to(if one.is_left_by(day) { &mut left } else { &mut changes });
         }
         for one in corrections(base.hour, hour) {
-            let found = if one.rows == entered { count } else { rows.count(one.rows) };
+            let found = count.filter(|_| one.rows == entered).unwrap_or_else(|| rows.count(one.rows));
             let to = if one.is_left_by(hour) { &mut left } else { &mut changes };
             to.hour += one.weight * found;
         }
         // Entries of the future count in the total.
-        changes.total +=
-            if entered.is_empty() { rows.count_from(boundary) } else { count + rows.count_from(entered.to) };
+        changes.total += match count {
+            Some(count) => count + rows.count_from(entered.to),
+            None => rows.count_from(boundary),
+        };
     });
     Since { changes, left }
 }
