@@ -38,7 +38,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// The columns of entries that are counted, in the order in which the capture triggers are told of them.
+    /// The columns of entries that are counted: entry time, host, status, source, device.
     pub fn counted_columns(&self) -> [&String; 5] {
         [&self.entry_time, &self.host, &self.status, &self.source, &self.entry_device]
     }

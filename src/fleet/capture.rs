@@ -3,6 +3,7 @@
 //! The triggers fire after a statement, with its rows in transition tables. The threshold is read as it is committed at
 //! that moment, after the rows were written: a statement that began before the threshold moved must not miss the move.
 
+use super::attachment::{self, Attachment};
 use super::clock::Timestamp;
 use super::sealed::counts::Entry;
 use super::sealed::tally::class_of;
@@ -13,7 +14,7 @@ use crate::pg::screen;
 use crate::pg::slot::Slot;
 use crate::pg::statement_trigger::on_statement;
 use crate::pg::thresholds;
-use crate::pg::transition::{Transition, named_column};
+use crate::pg::transition::{Transition, column_of, named_column};
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -78,8 +79,8 @@ pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
     kind == pg_sys::TIMESTAMPTZOID || base_type(kind) == pg_sys::TIMESTAMPTZOID
 }
 
-/// AFTER INSERT, UPDATE, DELETE and TRUNCATE on entries, by statement. Its arguments are the names of the columns that
-/// are counted: entry time, host, status, source, device.
+/// AFTER INSERT, UPDATE, DELETE and TRUNCATE on entries, by statement. Its argument is the name of the entry time: whatever
+/// else it were told would be copied for every statement, and is asked for when a row is late.
 fn changed(trigger: &PgTrigger) {
     if matches!(trigger.op(), Ok(PgTriggerOperation::Truncate)) {
         return mark("truncated");
@@ -105,10 +106,12 @@ pub fn mark(reason: &str) {
 /// A counted column: its number and its type; `None` when it is gone.
 pub type Column = Option<(i16, pg_sys::Oid)>;
 
-/// Host, status, source and device; `named` finds the column that an argument of the trigger names.
-pub fn counted_columns(named: impl Fn(usize) -> Column) -> [Column; 4] {
+/// Host, status, source and device of the attached fleet; `named` finds a column of the changed relation by its name.
+pub fn counted_columns(named: impl Fn(&str) -> Column) -> [Column; 4] {
+    let fleet = attachment::read(Seen::Latest);
+    let names = fleet.as_ref().map(Attachment::counted_columns);
     std::array::from_fn(|place| {
-        let column = named(place + 1);
+        let column = names.and_then(|names| named(names[place + 1]));
         if column.is_none() {
             mark("column changed");
         }
@@ -195,8 +198,7 @@ impl Late<'_> {
 
     fn entry(&mut self, row: &Slot, time: Timestamp) -> Entry {
         let trigger = self.trigger;
-        let columns =
-            self.columns.get_or_insert_with(|| counted_columns(|argument| named_column(trigger, argument)));
+        let columns = self.columns.get_or_insert_with(|| counted_columns(|name| column_of(trigger, name)));
         entry_of(time, columns, row)
     }
 

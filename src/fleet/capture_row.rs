@@ -54,7 +54,7 @@ fn changed(trigger: &RowTrigger) {
         return void("written into a new partition");
     }
     let columns = known.columns.unwrap_or_else(|| {
-        let columns = counted_columns(|argument| trigger.named_column(argument));
+        let columns = counted_columns(|name| trigger.column_of(name));
         trigger.keep(Known { columns: Some(columns), ..known });
         columns
     });

@@ -20,8 +20,7 @@ const EVENTS: [&str; 4] = [
 
 /// Makes the triggers, where the relation can have them. They go with the extension, not with CASCADE.
 pub fn create(entries: &LockedRelation, fleet: &Attachment) {
-    let arguments: Vec<String> = fleet.counted_columns().into_iter().map(quote_literal).collect();
-    let arguments = arguments.join(", ");
+    let time = quote_literal(&fleet.entry_time);
     match entries.kind {
         b'r' => {
             for (name, event) in TRIGGERS.into_iter().zip(EVENTS) {
@@ -30,19 +29,14 @@ pub fn create(entries: &LockedRelation, fleet: &Attachment) {
                     entries,
                     name,
                     &event,
-                    &format!("statement execute function {TRIGGER_FUNCTION}({arguments})"),
+                    &format!("statement execute function {TRIGGER_FUNCTION}({time})"),
                 );
             }
         }
         b'p' if !has_foreign_partition(entries) => {
             // A TRUNCATE needs none: it gives every partition another file.
             let event = format!("insert or update or delete on {}", entries.name);
-            create_one(
-                entries,
-                ROW_TRIGGER,
-                &event,
-                &format!("row execute function {ROW_FUNCTION}({arguments})"),
-            );
+            create_one(entries, ROW_TRIGGER, &event, &format!("row execute function {ROW_FUNCTION}({time})"));
         }
         _ => notice_plain(entries),
     }

@@ -2,7 +2,7 @@
 
 use super::screen;
 use super::slot::Slot;
-use super::transition::named_column_of;
+use super::transition::{column_of_relation, named_column_of};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::sync::OnceLock;
@@ -169,6 +169,12 @@ impl RowTrigger {
     pub fn named_column(&self, argument: usize) -> Option<(i16, pg_sys::Oid)> {
         // SAFETY: relation and trigger stay while it runs.
         unsafe { named_column_of(&*self.data().tg_trigger, self.data().tg_relation, argument) }
+    }
+
+    /// A column by its name, as in [`Self::named_column`].
+    pub fn column_of(&self, name: &str) -> Option<(i16, pg_sys::Oid)> {
+        // SAFETY: the relation is open while the trigger runs.
+        unsafe { column_of_relation(self.data().tg_relation, &super::c_string(name)) }
     }
 
     /// What is kept from the first firing on, for this relation and as long as the statement runs.

@@ -65,6 +65,12 @@ pub fn named_column(trigger: &PgTrigger, argument: usize) -> Option<(i16, pg_sys
     unsafe { named_column_of(trigger.trigger(), trigger.trigger_data().tg_relation, argument) }
 }
 
+/// A column of the changed relation by its name, as in [`named_column`].
+pub fn column_of(trigger: &PgTrigger, name: &str) -> Option<(i16, pg_sys::Oid)> {
+    // SAFETY: the relation stays open while its trigger runs.
+    unsafe { column_of_relation(trigger.trigger_data().tg_relation, &super::c_string(name)) }
+}
+
 /// [`named_column`] of a trigger's description.
 ///
 /// # Safety
@@ -77,10 +83,17 @@ pub unsafe fn named_column_of(
     if argument >= usize::try_from(definition.tgnargs).unwrap_or(0) {
         return None;
     }
-    // SAFETY: tgargs holds tgnargs strings that end with NUL, as names of columns do. The descriptor stays as long as the
-    // relation is open.
+    // SAFETY: tgargs holds tgnargs strings that end with NUL, as names of columns do.
+    unsafe { column_of_relation(relation, CStr::from_ptr(*definition.tgargs.add(argument))) }
+}
+
+/// A column of a relation: its number and its type, a domain not resolved.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn column_of_relation(relation: pg_sys::Relation, name: &CStr) -> Option<(i16, pg_sys::Oid)> {
+    // SAFETY: the descriptor stays as long as the relation is open; names of columns end with NUL.
     unsafe {
-        let name = CStr::from_ptr(*definition.tgargs.add(argument));
         let description = pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att);
         description
             .iter()

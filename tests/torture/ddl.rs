@@ -31,7 +31,7 @@ const SCRIPTS: [&str; 17] = [
     "drop trigger busymate_stats_update on public.entries;; {write};; {write};;
      create trigger busymate_stats_update after update on public.entries
          referencing old table as old_rows new table as new_rows for each statement
-         execute function busymate_stats.capture_change('created_at', 'host', 'status', 'source', 'device_uuid');
+         execute function busymate_stats.capture_change('created_at');
      alter table public.entries enable always trigger busymate_stats_update;
      alter trigger busymate_stats_update on public.entries depends on extension busymate_stats",
     "select busymate_stats.detach(); {write}; {write};
