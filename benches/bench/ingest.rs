@@ -95,13 +95,14 @@ fn compare(plan: &Plan, cluster: &Cluster, kind: Kind, sealing: bool, tables: &T
     note(&format!("{}{}, sealing {}", kind.told(), tables.told, if sealing { "at once" } else { "off" }));
     let database = prepare(cluster, tables);
     let mut client = cluster.connect(&database);
-    let length = Duration::from_millis(plan.pick(4000, 700));
+    // Many short rounds rather than few long ones: what disturbs a round disturbs its twin less often.
+    let length = Duration::from_millis(plan.pick(1500, 700));
     let round = |schema: &str| rate(cluster, &database, schema, kind, length);
     round("public");
     round("bare");
     let mut rates = [Samples::default(), Samples::default()];
     let mut ratios = Samples::default();
-    for pair in 0..plan.pick(7, 3) {
+    for pair in 0..plan.pick(21, 3) {
         let mut found = [0.0; 2];
         // Who goes first changes, so that neither profits from its place.
         for place in [pair % 2, 1 - pair % 2] {
