@@ -86,14 +86,14 @@ impl BareRow {
     }
 }
 
-/// Hands over the rest of an index scan's rows. `each` must not panic, nor hold anything to release while it reads a row.
+/// Hands over the rest of an index scan's rows, until `each` says that it has enough. It must not panic, nor hold anything to release while it reads a row.
 ///
 /// # Safety
 /// Scan and slot belong together, and both are open.
 pub unsafe fn each_row(
     scan: pg_sys::IndexScanDesc,
     slot: *mut TupleTableSlot,
-    mut each: impl FnMut(BareRow),
+    mut each: impl FnMut(BareRow) -> bool,
 ) {
     // SAFETY: the guarded closure and what it calls are plain frames: references and numbers. An error of PostgreSQL's
     // comes from the scan or from a row that is read, never while `each` has anything of its own to release.
@@ -103,7 +103,9 @@ pub unsafe fn each_row(
                 if !raw::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
                     return false;
                 }
-                each(BareRow::new(slot));
+                if !each(BareRow::new(slot)) {
+                    return false;
+                }
             }
             true
         };

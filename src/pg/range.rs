@@ -70,8 +70,9 @@ impl RangeIndex {
         });
     }
 
-    /// [`Self::each`] for many rows: `each` must not panic, nor hold anything to release while it reads a row.
-    pub fn each_bare(&self, from: i64, to: Option<i64>, each: impl FnMut(BareRow)) {
+    /// [`Self::each`] for many rows, until `each` says that it has enough. It must not panic, nor hold anything to release
+    /// while it reads a row.
+    pub fn each_bare(&self, from: i64, to: Option<i64>, each: impl FnMut(BareRow) -> bool) {
         // SAFETY: as above; the rest is the caller's promise.
         self.scan(from, to, |scan, slot| unsafe { each_row(scan, slot, each) });
     }

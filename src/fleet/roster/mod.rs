@@ -4,6 +4,7 @@
 //! `sealer` counts all devices now and then; a trigger (`watch`) writes down what changes a figure from then on, and a
 //! heartbeat does not; `reader` adds that to what was counted. What decides is pure: `pace`, `moments`.
 
+mod changes;
 mod moments;
 mod pace;
 mod print;

@@ -3,11 +3,11 @@
 //!
 //! `docs/architecture.md` argues why what comes out is exact.
 
+use super::changes::{Changes, MOST};
 use super::moments::portions;
+use super::pace;
 use super::print::{columns, fingerprint, obstacle};
-use super::reader::CHANGES;
 use super::state::{self, Capture, State};
-use super::{pace, state::changes_since};
 use crate::fleet::attachment::{self, Attachment};
 use crate::fleet::clock::Timestamp;
 use crate::fleet::sealed::counts::Counts;
@@ -232,7 +232,8 @@ impl Ground {
         };
         let due = now() + pace::rest(pace::LONGEST_COUNT);
         let gen_ = State::newest(Seen::Statement).map(|state| state.gen_);
-        let worn = gen_.is_none_or(|gen_| changes_since(gen_, CHANGES + 1).len() as i64 > CHANGES);
+        let number = |gen_| Changes::since(gen_, NEVER).map_or(0, |changes| changes.number);
+        let worn = gen_.is_none_or(|gen_| number(gen_) > MOST);
         if worn {
             state::remove_before(i64::MAX);
         }

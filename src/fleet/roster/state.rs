@@ -174,19 +174,3 @@ pub struct Device {
     /// When it was last seen.
     pub seen: Timestamp,
 }
-
-/// A device before and after it changed; `None` where there was, or is, none.
-pub type Change = (Option<Device>, Option<Device>);
-
-/// The changes that the running statement sees, of `gen_` and later, so many at most.
-pub fn changes_since(gen_: i64, limit: i64) -> Vec<Change> {
-    select_planned(
-        "select old_type, old_seen, new_type, new_seen from busymate_stats.roster_changes where gen >= $1 limit $2",
-        &[Param::Int(gen_), Param::Int(limit)],
-        |row| {
-            let device =
-                |kind: i32| row.text(kind).map(|text| Device { kind: text, seen: row.timestamp(kind + 1) });
-            (device(1), device(3))
-        },
-    )
-}

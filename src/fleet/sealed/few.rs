@@ -64,6 +64,7 @@ impl FewRows {
                         with_bytes(row, column, |value| tally.add(value, weight));
                     }
                     classes[class_of(row.int(status.0, status.1))] += weight;
+                    true
                 });
             }
             None => self.rows.each(interval, |row| {
@@ -116,7 +117,10 @@ impl Indexed {
 
     fn count(&self, from: Timestamp, to: Option<Timestamp>) -> i64 {
         let mut rows = 0;
-        self.index.each_bare(from, to, |_| rows += 1);
+        self.index.each_bare(from, to, |_| {
+            rows += 1;
+            true
+        });
         rows
     }
 }
