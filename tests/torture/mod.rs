@@ -42,6 +42,8 @@ pub struct Plan {
     pub disasters: usize,
     /// Whether entries are partitioned.
     pub tree: bool,
+    /// Whether a step is followed by a comparison or two rather than by eight: four times as many steps in an hour.
+    pub thin: bool,
     /// Settings of the database, for the variants that are broken on purpose.
     pub mutants: &'static str,
     /// Statements that break something of the install script.
@@ -50,7 +52,8 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { ddl: 6, scripts: "", disasters: 0, tree: false, mutants: "", sabotage: "" }
+        let thin = std::env::var_os("BUSYMATE_THIN").is_some_and(|value| !value.is_empty());
+        Self { ddl: 6, scripts: "", disasters: 0, tree: false, thin, mutants: "", sabotage: "" }
     }
 }
 

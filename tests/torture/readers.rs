@@ -98,14 +98,15 @@ pub fn differences(
 impl Rig<'_> {
     /// Some of the readers, and who has a transaction open, for it sees what nobody else does.
     pub fn compare(&mut self) -> Result<(), Finding> {
+        let (reader, writer) = if self.plan.thin { (12, 16) } else { (3, 4) };
         for place in 0..self.readers.len() {
-            if place > 0 && !self.chance.once_in(3) {
+            if place > 0 && !self.chance.once_in(reader) {
                 continue;
             }
             self.compare_reader(place)?;
         }
         for place in 0..self.writers.len() {
-            if self.writers[place].is_open() && self.chance.once_in(4) {
+            if self.writers[place].is_open() && self.chance.once_in(writer) {
                 self.compare_in_writer(place)?;
             }
         }
@@ -113,12 +114,13 @@ impl Rig<'_> {
     }
 
     pub fn compare_reader(&mut self, place: usize) -> Result<(), Finding> {
-        let moments = moments::asked_for(&mut self.chance, self.known, 3);
+        let count = if self.plan.thin { 1 + self.chance.below(2) } else { 3 };
+        let moments = moments::asked_for(&mut self.chance, self.known, count);
         let reader = &mut self.readers[place];
         let compared = reader
             .turn_over(&mut self.chance)
             .and_then(|()| differences(&mut reader.client, &moments, reader.open));
-        self.comparisons += 3;
+        self.comparisons += count;
         match compared {
             Ok(None) => Ok(()),
             Ok(Some(difference)) => {
