@@ -272,7 +272,8 @@ fn the_source_decides_who_writes() {
 
     cluster.configure("busymate_stats.status_source = off");
     cluster.reload();
-    eventually("the feed is off", || report(&mut client, true).err().filter(|code| code == "55000"));
+    eventually("the feed is off", || report(&mut client, false).err().filter(|code| code == "55000"));
+    assert_eq!(report(&mut client, true), Err("55000".into()));
     assert!(!value::<bool>(&mut client, stale));
     assert_eq!(harness::refusal(&mut client, "select busymate_stats.refresh_status()").code, "55000");
     assert_eq!(component(&snapshot(&mut client).unwrap(), "afar")["probe"]["up"], false);
