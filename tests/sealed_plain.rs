@@ -152,12 +152,23 @@ fn triggers_that_are_enabled_but_not_always() {
 #[test]
 fn a_seal_beyond_the_clock() {
     let mut client = sealed();
-    client
-        .batch_execute(
+    let seal_ahead = |client: &mut Client, by: &str| {
+        let threshold = format!(
             "insert into busymate_stats.capture
-             select max(gen) + 1, clock_timestamp() + interval '61 min' from busymate_stats.capture",
-        )
-        .unwrap();
+             select max(gen) + 1, clock_timestamp() + interval '{by}' from busymate_stats.capture"
+        );
+        client.batch_execute(&threshold).unwrap();
+    };
+    // By less than a day, answers are corrected.
+    seal_ahead(&mut client, "61 min");
+    eventually("it is sealed beyond the clock", || {
+        let is_ahead =
+            "select max(boundary) > clock_timestamp() + interval '1 hour' from busymate_stats.seal_state";
+        value::<bool>(&mut client, is_ahead).then_some(())
+    });
+    assert_eq!(seal(&mut client, "sealed").as_deref(), Some("true"));
+    assert_eq!(stats_at(&mut client, "now")["total_entries"], 300);
+    seal_ahead(&mut client, "25 h");
     wait_for_reason(&mut client, "sealed beyond the clock");
     client
         .batch_execute(

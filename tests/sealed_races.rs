@@ -364,6 +364,22 @@ fn ties_and_keys_outside_of_the_list_are_ranked_as_the_plain_query_ranks_them() 
 }
 
 #[test]
+fn counts_of_keys_that_cannot_be_read_are_counted_anew() {
+    let mut fleet = fleet();
+    fleet.run("insert into public.entries (created_at, owner, host) select now() - interval '1 min', 0, 'k' || n % 60 from generate_series(1, 600) n");
+    fleet.tick();
+    fleet.is_sealed();
+    fleet.run("update busymate_stats.seal_keys set keys = '\\x010203'");
+    // The list no longer suffices, so those who read, and the sealer, need every key.
+    fleet.run("delete from public.entries where host in ('k0', 'k1', 'k10', 'k11', 'k12', 'k13', 'k14')");
+    fleet.agrees();
+    fleet.tick();
+    fleet.agrees();
+    fleet.tick();
+    fleet.is_sealed();
+}
+
+#[test]
 fn a_call_from_inside_a_writing_statement_is_right() {
     let mut fleet = fleet();
     fleet.tick();

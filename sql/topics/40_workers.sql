@@ -128,10 +128,10 @@ create view busymate_stats.health with (security_barrier = true) as
       left join busymate_stats.feed_health kept on kept.feed = 'seal'
       left join busymate_stats.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total,
-                        case when s.boundary > now.moment + interval '1 hour' then 'sealed beyond the clock: it was set back'
-                             when s.boundary < now.moment - interval '1 hour' then 'sealed more than an hour ago'
+                        case when s.boundary > now.moment + interval '1 day' then 'sealed beyond the clock: it was set back'
+                             when s.boundary < now.moment - interval '1 day' then 'sealed more than a day ago'
                         end as far,
-                        case when s.boundary > now.moment then s.made_at else s.boundary + interval '1 hour' end as far_since
+                        case when s.boundary > now.moment then s.made_at else s.boundary + interval '1 day' end as far_since
                    from busymate_stats.seal_state s, (select pg_catalog.clock_timestamp()) now (moment)
                   where s.boundary = s.goal order by s.version desc limit 1) sealed on true
       left join (select m.reason, m.made_at from busymate_stats.seal_markers m

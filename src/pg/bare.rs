@@ -3,6 +3,7 @@
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::{Datum, TupleTableSlot};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 mod raw {
     use pgrx::pg_sys::{IndexScanDesc, ScanDirection, TupleTableSlot, varlena};
@@ -30,7 +31,7 @@ pub struct BareRow(*mut TupleTableSlot);
 impl BareRow {
     /// # Safety
     /// The slot holds a row as long as this is used, and whatever calls into it, up to the nearest guard, has nothing to
-    /// release and does not panic.
+    /// release.
     #[inline]
     pub unsafe fn new(slot: *mut TupleTableSlot) -> Self {
         Self(slot)
@@ -86,7 +87,8 @@ impl BareRow {
     }
 }
 
-/// Hands over the rest of an index scan's rows, until `each` says that it has enough. It must not panic, nor hold anything to release while it reads a row.
+/// Hands over the rest of an index scan's rows, until `each` says that it has enough. While it reads a row it should hold
+/// nothing to release: an error there would leave it unreleased.
 ///
 /// # Safety
 /// Scan and slot belong together, and both are open.
@@ -96,21 +98,26 @@ pub unsafe fn each_row(
     mut each: impl FnMut(BareRow) -> bool,
 ) {
     // SAFETY: the guarded closure and what it calls are plain frames: references and numbers. An error of PostgreSQL's
-    // comes from the scan or from a row that is read, never while `each` has anything of its own to release.
+    // comes from the scan or from a row that is read. A panic must not cross the guard, so it is carried around it.
     unsafe {
         let mut rows = || {
             for _ in 0..ROWS_A_GUARD {
-                if !raw::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
-                    return false;
-                }
-                if !each(BareRow::new(slot)) {
+                let is_row = raw::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
+                if !is_row || !each(BareRow::new(slot)) {
                     return false;
                 }
             }
             true
         };
-        while pg_sys::ffi::pg_guard_ffi_boundary(&mut rows) {
-            pgrx::check_for_interrupts!();
+        loop {
+            let some = pg_sys::ffi::pg_guard_ffi_boundary(|| catch_unwind(AssertUnwindSafe(&mut rows)));
+            match some {
+                Ok(true) => {
+                    pgrx::check_for_interrupts!();
+                }
+                Ok(false) => return,
+                Err(panic) => resume_unwind(panic),
+            }
         }
     }
 }

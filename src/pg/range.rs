@@ -70,10 +70,10 @@ impl RangeIndex {
         });
     }
 
-    /// [`Self::each`] for many rows, until `each` says that it has enough. It must not panic, nor hold anything to release
-    /// while it reads a row.
+    /// [`Self::each`] for many rows, until `each` says that it has enough. It should hold nothing to release while it reads a
+    /// row.
     pub fn each_bare(&self, from: i64, to: Option<i64>, each: impl FnMut(BareRow) -> bool) {
-        // SAFETY: as above; the rest is the caller's promise.
+        // SAFETY: as above.
         self.scan(from, to, |scan, slot| unsafe { each_row(scan, slot, each) });
     }
 
