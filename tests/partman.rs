@@ -5,7 +5,7 @@ mod harness;
 
 use harness::fleet::stats_at;
 use harness::worker::wait_for_seal;
-use harness::{Cluster, value};
+use harness::{Cluster, eventually, value};
 use postgres::Client;
 
 const FLEET: &str = "create schema partman; create extension pg_partman schema partman;
@@ -34,9 +34,14 @@ fn partitions(client: &mut Client) -> i64 {
     value(client, "select count(*) from pg_inherits where inhparent = 'public.entries'::regclass")
 }
 
-/// From what is sealed, and right.
+/// From what was sealed after whatever came before, and right.
 #[track_caller]
 fn is_sealed(client: &mut Client) {
+    let now: String = value(client, "select clock_timestamp()::text");
+    let sealed = format!(
+        "select coalesce(max(boundary) > '{now}', false) from busymate_stats.seal_state where boundary = goal"
+    );
+    eventually("it is sealed since", || value::<bool>(client, &sealed).then_some(()));
     wait_for_seal(client);
     stats_at(client, "now");
 }
