@@ -65,7 +65,7 @@ torture: export BUSYMATE_STEPS = $(STEPS)
 torture: export BUSYMATE_THIN = $(THIN)
 torture: export BUSYMATE_SEED = $(SEED)
 torture:
-	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN='torture sealed_races sealed_upkeep partitions roster_torture roster_races'
+	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN='torture sealed_index sealed_races sealed_upkeep partitions roster_torture roster_races'
 
 # The same against variants that break one rule each: every one must be found.
 mutants:
@@ -84,9 +84,10 @@ held: stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --test held -- --ignored --nocapture
 
 # Prints one Markdown table. SIZES="100000000" adds a size to 1 M and 10 M, a list replaces them; QUICK=1 takes two
-# minutes, ONLY=read, write or access runs a part.
+# minutes, ONLY=read, write or access runs a part; ONLY=write ROWS='1-row' of that the rows of ingest so named.
 bench: SIZES ?= $(BENCH_SIZES)
 bench: export BENCH_ONLY = $(ONLY)
+bench: export BENCH_ROWS = $(ROWS)
 bench: QUICK ?= $(BENCH_QUICK)
 bench: stage
 	@BENCH_SIZES='$(SIZES)' BENCH_QUICK='$(QUICK)' scripts/run-bench '$(PG_CONFIG)' $(CARGO_PG)

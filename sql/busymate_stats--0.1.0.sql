@@ -503,6 +503,23 @@ create function busymate_stats.capture_change() returns trigger
 comment on function busymate_stats.capture_change() is
     'Trigger: writes down what a statement changes in rows before the capture threshold.';
 
+create function busymate_stats.insert_index_handler(internal) returns index_am_handler
+    language c as 'MODULE_PATHNAME', 'insert_index_handler_wrapper';
+comment on function busymate_stats.insert_index_handler(internal) is
+    'Handler of the access method busymate_stats_capture.';
+
+create access method busymate_stats_capture type index handler busymate_stats.insert_index_handler;
+comment on access method busymate_stats_capture is
+    'An index that holds nothing. PostgreSQL tells it of each row that is inserted into entries, and it writes down those before the capture threshold.';
+
+-- Whatever type the entry time is changed to, the index must not stand in the way.
+create operator class busymate_stats.any_column default for type anyelement
+    using busymate_stats_capture as storage anyelement;
+comment on operator class busymate_stats.any_column using busymate_stats_capture is
+    'Columns of any type. Nothing can be asked of such an index, so it has no operators.';
+comment on operator family busymate_stats.any_column using busymate_stats_capture is
+    'Columns of any type.';
+
 create function busymate_stats.capture_row() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_row_wrapper';
 comment on function busymate_stats.capture_row() is

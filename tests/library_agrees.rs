@@ -53,6 +53,15 @@ fn described(client: &mut Client) -> BTreeMap<String, Signature> {
         };
         assert!(functions.insert(symbol.clone(), signature).is_none(), "two functions with symbol {symbol}");
     }
+    functions.insert(
+        "insert_index_handler_wrapper".into(),
+        Signature {
+            arguments: vec![("message".into(), "internal".into())],
+            result: "index_am_handler".into(),
+            strict: Some(false),
+            ..of_trigger("insert_index_handler")
+        },
+    );
     for name in PLAIN_TRIGGERS {
         functions.insert(format!("{name}_wrapper"), of_trigger(name));
     }

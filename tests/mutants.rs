@@ -65,6 +65,7 @@ found! {
     a_reader_that_adds_late_changes_beyond_the_boundary: "LateBeyond",
     a_reader_that_leaves_out_late_changes_of_its_generation: "LateForgotten",
     a_reader_whose_copy_of_a_version_outlives_late_changes: "MovedBaseTrusted",
+    an_update_that_the_index_counts_too: "UpdateCountsTwice",
     a_call_inside_a_statement_answered_from_the_seal: "InsideStatement",
 }
 

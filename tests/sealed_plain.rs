@@ -139,8 +139,7 @@ fn triggers_that_are_enabled_but_not_always() {
     client
         .batch_execute(
             "alter table public.entries
-                enable always trigger busymate_stats_insert, enable always trigger busymate_stats_update,
-                enable always trigger busymate_stats_delete, enable always trigger busymate_stats_truncate",
+                enable always trigger busymate_stats_update, enable always trigger busymate_stats_delete",
         )
         .unwrap();
     assert_eq!(stats_at(&mut client, "now")["total_entries"], 200);

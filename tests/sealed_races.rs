@@ -114,9 +114,9 @@ fn a_late_writer_waits_for_no_sealer() {
         .unwrap();
     writer.batch_execute("begin; truncate test.batches cascade; rollback").unwrap_err();
     let _ = writer.batch_execute("rollback");
-    writer.batch_execute("alter table public.entries disable trigger busymate_stats_insert").unwrap();
+    writer.batch_execute("alter table public.entries disable trigger busymate_stats_update").unwrap();
     sealer.commit();
-    fleet.run("alter table public.entries enable always trigger busymate_stats_insert");
+    fleet.run("alter table public.entries enable always trigger busymate_stats_update");
     fleet.is_plain("trigger disabled on entries");
     fleet.tick();
     fleet.is_sealed();
@@ -137,7 +137,7 @@ fn a_sealer_takes_away_the_markers_that_it_saw_and_no_other() {
 }
 
 /// What happens behind the triggers' back, and then a late change that they miss or mistake.
-const UNSEEN: [(&str, &str); 9] = [
+const UNSEEN: [(&str, &str); 11] = [
     ("truncate", "truncate public.entries"),
     ("retyped", "alter table public.entries alter host type varchar(20) using left(host, 1); alter table public.entries alter host type text"),
     ("dropped", "alter table public.entries drop column source; alter table public.entries add column source text"),
@@ -151,8 +151,17 @@ const UNSEEN: [(&str, &str); 9] = [
         "disabled",
         "alter table public.entries disable trigger user; update public.entries set host = 'unseen';
          alter table public.entries enable trigger user;
-         alter table public.entries enable always trigger busymate_stats_insert, enable always trigger busymate_stats_update,
-             enable always trigger busymate_stats_delete, enable always trigger busymate_stats_truncate",
+         alter table public.entries enable always trigger busymate_stats_update, enable always trigger busymate_stats_delete",
+    ),
+    (
+        "without index",
+        "drop index public.busymate_stats_insert; insert into public.entries (created_at, owner) values (now() - interval '1 min', 0);
+         create index busymate_stats_insert on public.entries using busymate_stats_capture (created_at)",
+    ),
+    (
+        "emptied twice",
+        "begin; truncate public.entries; insert into public.entries (created_at, owner) values (now() - interval '1 min', 0);
+         truncate public.entries; insert into public.entries (created_at, owner) values (now() - interval '2 min', 0); commit",
     ),
     (
         "child",

@@ -10,6 +10,7 @@ use std::process::Command;
 
 /// Every member object. What users may rely on stands in `FUNCTIONS`, `COLUMNS` and `KEYS` in full.
 const MEMBER_NAMES: &[&str] = &[
+    "access method busymate_stats_capture",
     "event trigger busymate_stats_alter",
     "event trigger busymate_stats_drop",
     "event trigger busymate_stats_reload",
@@ -29,6 +30,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.guard_roles()",
     "function busymate_stats.guard_truncate()",
     "function busymate_stats.guard_user_roles()",
+    "function busymate_stats.insert_index_handler(internal)",
     "function busymate_stats.publish(name,boolean)",
     "function busymate_stats.refresh_stats()",
     "function busymate_stats.refresh_status()",
@@ -51,6 +53,8 @@ const MEMBER_NAMES: &[&str] = &[
     "function public.mcp()",
     "function public.mcp(jsonb)",
     "function public.report_status(jsonb)",
+    "operator class busymate_stats.any_column USING busymate_stats_capture",
+    "operator family busymate_stats.any_column USING busymate_stats_capture",
     "table busymate_stats.attachment",
     "table busymate_stats.capture",
     "table busymate_stats.component_checks",
@@ -134,7 +138,7 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 /// Member functions that are the extension's own means.
-const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|capture_row|grants_changed|guard_\\w+|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change|watch_\\w+";
+const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|capture_row|grants_changed|guard_\\w+|insert_index_handler|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change|watch_\\w+";
 
 #[test]
 fn functions_are_as_released() {

@@ -1,6 +1,6 @@
 //! What writers do for the sealed window: nothing, but for rows that come late.
 //!
-//! The triggers fire after a statement, with its rows in transition tables. The threshold is read as it is committed at
+//! The triggers on UPDATE and DELETE fire after a statement, with its rows in transition tables. The threshold is read as it is committed at
 //! that moment, after the rows were written: a statement that began before the threshold moved must not miss the move.
 
 use super::attachment::{self, Attachment};
@@ -14,7 +14,7 @@ use crate::pg::screen;
 use crate::pg::slot::Slot;
 use crate::pg::statement_trigger::on_statement;
 use crate::pg::thresholds;
-use crate::pg::transition::{Transition, column_of, named_column};
+use crate::pg::transition::{Transition, column_of, told_column};
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -79,13 +79,10 @@ pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
     kind == pg_sys::TIMESTAMPTZOID || base_type(kind) == pg_sys::TIMESTAMPTZOID
 }
 
-/// AFTER INSERT, UPDATE, DELETE and TRUNCATE on entries, by statement. Its argument is the name of the entry time: whatever
+/// AFTER UPDATE and DELETE on entries, by statement. Its argument is the name of the entry time: whatever
 /// else it were told would be copied for every statement, and is asked for when a row is late.
 fn changed(trigger: &PgTrigger) {
-    if matches!(trigger.op(), Ok(PgTriggerOperation::Truncate)) {
-        return mark("truncated");
-    }
-    let time = named_column(trigger, 0).filter(|(_, kind)| is_timestamptz(*kind));
+    let time = told_column(trigger).filter(|(_, kind)| is_timestamptz(*kind));
     let (Some((time, _)), Ok(relation)) = (time, trigger.relid()) else {
         return mark("entry time changed");
     };

@@ -3,6 +3,7 @@
 mod attach;
 mod attachment;
 mod capture;
+mod capture_insert;
 mod capture_row;
 mod clock;
 mod create;
@@ -32,6 +33,7 @@ use serde_json::Value;
 /// Has what is written into entries and devices captured.
 pub fn register() {
     capture::register();
+    capture_insert::register();
     capture_row::register();
     roster::register();
 }

@@ -6,7 +6,7 @@
 
 use super::attachment::Attachment;
 use super::clock::Timestamp;
-use super::sealed::state::{ROW_FUNCTION, ROW_TRIGGER, State, columns_print, fingerprint};
+use super::sealed::state::{ROW_FUNCTION, ROW_TRIGGER, State, change_of_table, columns_print, fingerprint};
 use crate::pg::partition::{generation, lock_for_reading, partitions_of, watch, watch_all};
 use crate::pg::relation::{
     LockedRelation, column_number, is_being_changed_here, lock, lock_for_reading_now, triggers,
@@ -206,7 +206,10 @@ impl Shape {
     /// Whether what a state has counted still holds, or why not.
     pub fn agrees_with(&self, state: &State) -> Result<(), String> {
         if state.fingerprint != self.print {
-            return Err("the relation has changed since".into());
+            return Err(match self.tree {
+                None => change_of_table(&state.fingerprint, &self.print).into(),
+                Some(_) => "the relation has changed since".into(),
+            });
         }
         let Some(tree) = &self.tree else {
             return Ok(());

@@ -1,44 +1,76 @@
-//! Putting the capture triggers on entries, and taking them off.
+//! Putting what captures changes on entries, and taking it off: an index and triggers on a plain table, a trigger on a
+//! partitioned one.
 
 use super::attachment::Attachment;
 use super::capture;
-use super::sealed::state::{ROW_FUNCTION, ROW_TRIGGER, TRIGGER_FUNCTION, TRIGGERS};
+use super::sealed::state::{INSERT_INDEX, ROW_FUNCTION, ROW_TRIGGER, TOLD, TRIGGER_FUNCTION, TRIGGERS};
+use crate::pg::insert_index::ACCESS_METHOD;
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::LockedRelation;
 use crate::pg::scan::Seen;
 use crate::pg::thresholds;
 use pgrx::prelude::*;
-use pgrx::spi::quote_literal;
+use pgrx::spi::{quote_identifier, quote_literal};
 
-/// What each trigger fires on, in the order of [`TRIGGERS`].
-const EVENTS: [&str; 4] = [
-    "insert on {} referencing new table as new_rows",
+/// What each trigger fires on, in the order of [`TRIGGERS`]. A TRUNCATE needs none: it
+/// gives every table another file, or empties one that this transaction has begun, of which nothing can be sealed yet.
+const EVENTS: [&str; 2] = [
     "update on {} referencing old table as old_rows new table as new_rows",
     "delete on {} referencing old table as old_rows",
-    "truncate on {}",
 ];
 
-/// Makes the triggers, where the relation can have them. They go with the extension, not with CASCADE.
+/// Makes them, where the relation can have them. They go with the extension, not with CASCADE.
 pub fn create(entries: &LockedRelation, fleet: &Attachment) {
     let time = quote_literal(&fleet.entry_time);
     match entries.kind {
         b'r' => {
+            // One may have come with CREATE TABLE … (LIKE … INCLUDING INDEXES).
+            drop_indexes(entries);
             for (name, event) in TRIGGERS.into_iter().zip(EVENTS) {
                 let event = event.replace("{}", &entries.name);
-                create_one(
-                    entries,
-                    name,
-                    &event,
-                    &format!("statement execute function {TRIGGER_FUNCTION}({time})"),
-                );
+                // One is told the entry time for both.
+                let told = if name == TOLD { &time } else { "" };
+                let action = format!("statement execute function {TRIGGER_FUNCTION}({told})");
+                create_one(entries, name, &event, &action);
             }
+            // After the triggers, whose lock is the stronger one: nobody can come between the two.
+            create_index(entries, fleet);
         }
         b'p' if !has_foreign_partition(entries) => {
-            // A TRUNCATE needs none: it gives every partition another file.
             let event = format!("insert or update or delete on {}", entries.name);
             create_one(entries, ROW_TRIGGER, &event, &format!("row execute function {ROW_FUNCTION}({time})"));
         }
         _ => notice_plain(entries),
+    }
+}
+
+fn create_index(entries: &LockedRelation, fleet: &Attachment) {
+    let (table, method) = (&entries.name, ACCESS_METHOD);
+    execute(
+        &format!(
+            "create index {INSERT_INDEX} on {table} using {method} ({})",
+            quote_identifier(&fleet.entry_time)
+        ),
+        &[],
+    );
+    // It stands in its table's schema.
+    let schema = &entries.schema;
+    execute(&format!("alter index {schema}.{INSERT_INDEX} depends on extension busymate_stats"), &[]);
+}
+
+fn drop_indexes(entries: &LockedRelation) {
+    let found = select_latest(
+        "select pg_catalog.format('%I.%I', n.nspname, c.relname)
+           from pg_catalog.pg_index i
+           join pg_catalog.pg_class c on c.oid = i.indexrelid
+           join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+           join pg_catalog.pg_am m on m.oid = c.relam and m.amname = $2
+          where i.indrelid = $1",
+        &[Param::Oid(entries.oid), Param::Text(ACCESS_METHOD)],
+        |row| row.text(1),
+    );
+    for index in found.into_iter().flatten() {
+        execute(&format!("drop index {index}"), &[]);
     }
 }
 
@@ -88,6 +120,7 @@ pub fn drop(entries: Option<&LockedRelation>) {
         _ => &[],
     };
     if let Some(entries) = entries {
+        drop_indexes(entries);
         for name in names {
             execute(&format!("drop trigger if exists {name} on {}", entries.name), &[]);
         }

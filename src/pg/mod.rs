@@ -9,6 +9,8 @@ pub mod bare;
 pub mod catalog;
 pub mod databases;
 pub mod identity;
+pub mod insert_index;
+pub mod inserted_row;
 pub mod invalidation;
 pub mod json;
 pub mod jsonb;
@@ -24,10 +26,14 @@ pub mod setting;
 mod setting_place;
 pub mod shared;
 pub mod slot;
+pub mod speculation;
 pub mod statement_trigger;
 pub mod thresholds;
 pub mod transaction;
 pub mod transition;
+
+/// What PostgreSQL asks the library for of each function that does without pgrx's wrapper.
+const VERSION_1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
 
 /// PostgreSQL's name and text arguments end with a NUL byte; what comes from a datum has none inside.
 /// A NUL cuts the string short, as it does everywhere in PostgreSQL.

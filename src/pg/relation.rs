@@ -11,6 +11,8 @@ pub struct LockedRelation {
     pub owner: pg_sys::Oid,
     /// `schema.name`, quoted.
     pub name: String,
+    /// Its schema, quoted.
+    pub schema: String,
     /// `relkind` of pg_class.
     pub kind: u8,
     /// Whether it is temporary.
@@ -19,6 +21,8 @@ pub struct LockedRelation {
     pub unlogged: bool,
     /// The file that holds it: another one after whatever rewrites it.
     pub file: u32,
+    /// Whether its rows are kept by PostgreSQL's own table access method.
+    pub is_heap: bool,
     /// Whether its policies apply to its own owner too.
     pub force_row_security: bool,
 }
@@ -39,10 +43,12 @@ pub fn lock(relation: pg_sys::Oid) -> Option<LockedRelation> {
             oid: relation,
             owner: class.relowner,
             name: CStr::from_ptr(name).to_string_lossy().into_owned(),
+            schema: CStr::from_ptr(pg_sys::quote_identifier(schema)).to_string_lossy().into_owned(),
             kind: class.relkind as u8,
             temporary: class.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
             unlogged: class.relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED,
             file: class.relfilenode.to_u32(),
+            is_heap: class.relam == pg_sys::HEAP_TABLE_AM_OID,
             force_row_security: class.relrowsecurity && class.relforcerowsecurity,
         };
         pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);

@@ -1,8 +1,8 @@
 //! The trigger that fires for each row, as near to PostgreSQL as it goes: what it costs, every row of a COPY pays.
 
-use super::screen;
 use super::slot::Slot;
 use super::transition::{column_of_relation, named_column_of};
+use super::{VERSION_1, screen};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::sync::OnceLock;
@@ -33,18 +33,16 @@ pub fn on_row(of: Rows, work: fn(&RowTrigger)) {
     let _ = ON_ROW[of as usize].set(work);
 }
 
-const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-
 /// What PostgreSQL asks a function's library for.
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_capture_row_wrapper() -> *const pg_sys::Pg_finfo_record {
-    &RECORD
+    &VERSION_1
 }
 
 /// The same.
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_roster_change_wrapper() -> *const pg_sys::Pg_finfo_record {
-    &RECORD
+    &VERSION_1
 }
 
 /// AFTER INSERT, UPDATE and DELETE on partitioned entries, for each row.

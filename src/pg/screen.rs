@@ -6,6 +6,7 @@
 
 use super::bare::BareRow;
 use super::invalidation::Watch;
+use super::transition::told;
 use pgrx::pg_sys;
 use pgrx::pg_sys::{Datum, Oid, TriggerData, TupleTableSlot};
 use std::cell::UnsafeCell;
@@ -115,20 +116,15 @@ unsafe fn value(slot: *mut TupleTableSlot, number: i16) -> Option<Datum> {
     unsafe { BareRow::new(slot).value(number) }
 }
 
-/// The number of the column that the trigger's first argument names, if it is a timestamptz: the entry time.
+/// The number of the column that the trigger is told, if it is a timestamptz: the entry time.
 ///
 /// # Safety
 /// The trigger manager fills the data.
 #[inline]
 unsafe fn time_column(data: &TriggerData) -> Option<i16> {
-    // SAFETY: trigger and relation stay while the trigger runs. tgargs holds tgnargs strings that end with NUL, as names
-    // of columns do; the descriptor has natts columns.
+    // SAFETY: trigger and relation stay while the trigger runs. What it is told ends with NUL, as names of columns do; the descriptor has natts columns.
     unsafe {
-        let trigger = &*data.tg_trigger;
-        if trigger.tgnargs < 1 {
-            return None;
-        }
-        let name = *trigger.tgargs;
+        let name = told(&*data.tg_trigger, data.tg_relation)?;
         let description = pgrx::PgTupleDesc::from_pg_unchecked((*data.tg_relation).rd_att);
         let column = description
             .iter()
@@ -168,6 +164,22 @@ unsafe fn none_before(
     }
 }
 
+/// Whether a row that an index on entries is told of does not count, as far as that can be told at once.
+///
+/// # Safety
+/// The index is open, and `moment` is the value of its first column, `None` when null.
+#[inline]
+pub unsafe fn inserted_does_not_count(index: pg_sys::Relation, moment: Option<Datum>) -> bool {
+    // SAFETY: by the caller's promise; an index has at least one column.
+    let column = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*index).rd_att) };
+    let is_moment = column.get(0).is_some_and(|column| column.atttypid == pg_sys::TIMESTAMPTZOID);
+    // The row is written: only now may the threshold be read.
+    match (moment, threshold()) {
+        (Some(moment), Some(threshold)) => is_moment && moment.value() as i64 >= threshold,
+        _ => false,
+    }
+}
+
 /// Whether nothing that a statement has written to entries counts, as far as that can be told at once.
 ///
 /// # Safety
@@ -176,7 +188,7 @@ pub unsafe fn statement_does_not_count(call: pg_sys::FunctionCallInfo) -> bool {
     // SAFETY: by the caller's promise.
     unsafe {
         let Some(data) = trigger_data(call) else { return false };
-        if is_for_row(data) || event(data) == pg_sys::TRIGGER_EVENT_TRUNCATE {
+        if is_for_row(data) {
             return false;
         }
         // The rows are written: only now may the threshold be read.

@@ -1,6 +1,6 @@
 //! The trigger that fires once for each statement, of whose work nearly always nothing counts.
 
-use super::screen;
+use super::{VERSION_1, screen};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::sync::OnceLock;
@@ -16,11 +16,10 @@ pub fn on_statement(work: fn(&PgTrigger)) {
 /// What PostgreSQL asks a function's library for.
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_capture_change_wrapper() -> *const pg_sys::Pg_finfo_record {
-    const VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
     &VERSION_1
 }
 
-/// AFTER INSERT, UPDATE, DELETE and TRUNCATE on a plain table of entries, for each statement.
+/// AFTER UPDATE and DELETE on a plain table of entries, for each statement.
 ///
 /// # Safety
 /// Called by PostgreSQL's function manager.

@@ -3,7 +3,7 @@
 use super::slot::Slot;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 
 /// One of a statement's transition tables, read from the beginning.
 pub struct Transition {
@@ -58,20 +58,42 @@ impl Drop for Transition {
     }
 }
 
-/// The column that a trigger's argument names, counted from 0: its number in the changed relation, and its type, a
-/// domain not resolved. `None` when there is no such argument or column.
-pub fn named_column(trigger: &PgTrigger, argument: usize) -> Option<(i16, pg_sys::Oid)> {
-    // SAFETY: the relation stays open while its trigger runs.
-    unsafe { named_column_of(trigger.trigger(), trigger.trigger_data().tg_relation, argument) }
+/// The column that a trigger is told: its number in the changed relation, and its type, a domain not resolved. `None` when
+/// it is told none, or one that there is not.
+pub fn told_column(trigger: &PgTrigger) -> Option<(i16, pg_sys::Oid)> {
+    // SAFETY: the relation stays open while its trigger runs; what a trigger is told ends with NUL.
+    unsafe {
+        let relation = trigger.trigger_data().tg_relation;
+        column_of_relation(relation, CStr::from_ptr(told(trigger.trigger(), relation)?))
+    }
 }
 
-/// A column of the changed relation by its name, as in [`named_column`].
+/// A trigger's first argument; where it has none, that of another trigger of the relation with the same function. Whatever
+/// the triggers of a relation are told, PostgreSQL copies for each statement, so one is told for all.
+///
+/// # Safety
+/// `relation` is open, and `trigger` a trigger of it.
+#[inline]
+pub(super) unsafe fn told(trigger: &pg_sys::Trigger, relation: pg_sys::Relation) -> Option<*const c_char> {
+    // SAFETY: tgargs holds tgnargs strings; the relation's description of its triggers holds as many as it says.
+    unsafe {
+        if trigger.tgnargs > 0 {
+            return Some(*trigger.tgargs);
+        }
+        let all = (*relation).trigdesc.as_ref()?;
+        let all = std::slice::from_raw_parts(all.triggers, all.numtriggers as usize);
+        let other = all.iter().find(|other| other.tgfoid == trigger.tgfoid && other.tgnargs > 0)?;
+        Some(*other.tgargs)
+    }
+}
+
+/// A column of the changed relation by its name, as in [`told_column`].
 pub fn column_of(trigger: &PgTrigger, name: &str) -> Option<(i16, pg_sys::Oid)> {
     // SAFETY: the relation stays open while its trigger runs.
     unsafe { column_of_relation(trigger.trigger_data().tg_relation, &super::c_string(name)) }
 }
 
-/// [`named_column`] of a trigger's description.
+/// The column that an argument of a trigger names, counted from 0, as in [`told_column`].
 ///
 /// # Safety
 /// `relation` is open, and `definition` a trigger of it.

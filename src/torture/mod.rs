@@ -62,6 +62,14 @@ pub enum Mutant {
     MovedBaseTrusted,
     /// A reader leaves out what has changed since the count.
     RosterChangesForgotten,
+    /// The new version of an updated row is counted by the index as well as by the trigger.
+    UpdateCountsTwice,
+    /// Rows that a concurrent build goes through are counted as new ones.
+    BuildCounts,
+    /// Each index of ours counts a row.
+    EveryIndexCounts,
+    /// A row that ON CONFLICT takes back stays counted.
+    TakenBackTrusted,
 }
 
 #[cfg(feature = "torture")]

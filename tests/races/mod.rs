@@ -14,7 +14,11 @@ pub const SETTINGS: &str = "busymate_stats.seal_interval = 0\nbusymate_stats.ref
 
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| Cluster::start(SETTINGS))
+    CLUSTER.get_or_init(|| {
+        // To see a promise broken: the name of a variant that breaks it.
+        let mutants = std::env::var("BUSYMATE_MUTANTS").unwrap_or_default();
+        Cluster::start(&format!("{SETTINGS}\nbusymate_stats.mutants = '{mutants}'"))
+    })
 }
 
 pub struct Fleet {

@@ -2,7 +2,7 @@
 
 use super::chance::Chance;
 use super::{Finding, Rig, moments};
-use crate::harness::Cluster;
+use crate::harness::{Cluster, eventually};
 use postgres::{Client, SimpleQueryMessage};
 use std::collections::BTreeMap;
 
@@ -142,7 +142,10 @@ impl Rig<'_> {
         reader.open = false;
         if reader.client.is_closed() {
             let (level, cluster) = (reader.level, self.standby.as_ref().unwrap_or(self.cluster));
-            let client = cluster.connect(&self.database);
+            // A standby may have to refuse while it replays what a look into its catalogs stands in the way of.
+            let client = eventually("the standby lets a reader in", || {
+                cluster.try_connect("postgres", &self.database).ok()
+            });
             self.readers[place] = Reader { client, level, open: false, on_standby: true };
         }
         Ok(())

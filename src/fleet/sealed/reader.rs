@@ -9,6 +9,7 @@ use super::state::{Prepared, State, load_keys, marker};
 use super::toplist::{Ranking, TopList, top_of};
 use super::window::{Interval, corrections};
 use crate::fleet::attachment::Attachment;
+use crate::fleet::capture_insert::is_void_here;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::fleet::figures::{Count, Figures, MIX_KEYS};
 use crate::fleet::tree::{Shape, shape};
@@ -77,6 +78,9 @@ pub fn read_entries(
 
 /// The newest state that this snapshot sees, if what it counts still holds.
 fn usable_state(shape: &Shape, entries: &LockedRelation) -> Result<Rc<Prepared>, String> {
+    if is_void_here() {
+        return Err("this transaction may have counted a row that was taken back".into());
+    }
     // A trigger, or a function that a statement calls, may see rows of that statement, whose changes are not written
     // down yet.
     let inside = trigger_depth() > 0 || is_being_changed_here(entries.oid) || shape.is_being_changed_here();

@@ -8,6 +8,7 @@ use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::fleet::tree::Leaves;
 use crate::pg::identity::database_is_utf8;
+use crate::pg::insert_index::find;
 use crate::pg::query::{Param, execute, select};
 use crate::pg::relation::{LockedRelation, column_number, column_type, is_not_null, is_virtual, triggers};
 use crate::pg::scan::{RowIdentity, Seen, Tuple, find_relation, newest, scan};
@@ -22,9 +23,14 @@ const SCHEMA: &str = "busymate_stats";
 /// Before every moment that a timestamptz can hold.
 pub const NEVER: Timestamp = i64::MIN;
 
-/// The names of the capture triggers, in the order insert, update, delete, truncate.
-pub const TRIGGERS: [&str; 4] =
-    ["busymate_stats_insert", "busymate_stats_update", "busymate_stats_delete", "busymate_stats_truncate"];
+/// The name that `attach()` gives the capture index.
+pub const INSERT_INDEX: &str = "busymate_stats_insert";
+
+/// The names of the capture triggers of a plain table, in the order update, delete.
+pub const TRIGGERS: [&str; 2] = [TOLD, "busymate_stats_delete"];
+
+/// The one that is told the entry time.
+pub const TOLD: &str = "busymate_stats_update";
 
 /// The function behind them.
 pub const TRIGGER_FUNCTION: &str = "busymate_stats.capture_change";
@@ -276,6 +282,9 @@ pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<Stri
     if relation.unlogged {
         return Err(format!("{} is unlogged, so a crash would empty it unseen", relation.name));
     }
+    if !relation.is_heap {
+        return Err(format!("{} is kept by another access method than heap", relation.name));
+    }
     let found = triggers(relation.oid);
     for name in TRIGGERS {
         match found.iter().find(|trigger| trigger.name == name && trigger.function == TRIGGER_FUNCTION) {
@@ -283,14 +292,34 @@ pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<Stri
             Some(trigger) if !trigger.always => {
                 return Err(format!("trigger {name} is disabled on {}", relation.name));
             }
-            Some(trigger) if !trigger.unconditional || trigger.arguments != [fleet.entry_time.as_str()] => {
+            Some(trigger)
+                if !trigger.unconditional
+                    || trigger.arguments.iter().ne((name == TOLD).then_some(&fleet.entry_time)) =>
+            {
                 return Err(format!("trigger {name} on {} is not as attach() makes it", relation.name));
             }
             Some(_) => {}
         }
     }
+    let index = match find(relation.oid, column_number(relation.oid, &fleet.entry_time)) {
+        None => return Err(format!("index {INSERT_INDEX} is missing on {}", relation.name)),
+        Some(index) if !index.is_ready => {
+            return Err(format!("index {INSERT_INDEX} on {} is being built or dropped", relation.name));
+        }
+        Some(index) => index.oid.to_u32(),
+    };
     let file = if broken(Mutant::FileUnseen) { 0 } else { relation.file };
-    Ok(format!("{file} {}", columns_print(relation, fleet)?))
+    Ok(format!("{file} {index} {}", columns_print(relation, fleet)?))
+}
+
+/// What differs between two fingerprints of a plain table.
+pub fn change_of_table(before: &str, now: &str) -> &'static str {
+    let mut differ = before.split(' ').zip(now.split(' ')).map(|(before, now)| before != now);
+    match (differ.next(), differ.next()) {
+        (Some(true), _) => "the table was emptied or rewritten",
+        (_, Some(true)) => "the capture index is another one",
+        _ => "the relation has changed since",
+    }
 }
 
 /// The part of it that concerns the relation's counted columns.
