@@ -33,7 +33,7 @@ pub fn partitions_of(parent: pg_sys::Oid, column: i16) -> Partitions {
         let count = description.nparts as usize;
         let mut list: Vec<Partition> =
             (0..count).map(|place| Partition { oid: *description.oids.add(place), until: None }).collect();
-        if count > 0 && key.column == column && key.strategy == pg_sys::PARTITION_STRATEGY_RANGE {
+        if count > 0 && key.column == column && key.strategy == RANGE {
             let bounds = &*description.boundinfo;
             for place in 0..bounds.ndatums as usize {
                 let value =
@@ -51,6 +51,9 @@ pub fn partitions_of(parent: pg_sys::Oid, column: i16) -> Partitions {
         Partitions { list, detaching }
     }
 }
+
+/// `PARTITION_STRATEGY_RANGE`, a macro in PostgreSQL 15 and an enum's member later.
+const RANGE: u8 = b'r';
 
 struct Key {
     strategy: u8,
