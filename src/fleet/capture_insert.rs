@@ -1,10 +1,12 @@
 //! What an INSERT does for the sealed window of a plain table: nothing, but for rows that come late.
 //!
 //! The index is told of each row once it is written, and by then the transaction has its id and holds the table's lock:
-//! whoever looks for writers later finds it, and whoever looked before has committed the threshold that is read here.
+//! whoever looks for writers later finds it, and whoever looked before has committed the threshold that is read here. The
+//! transaction keeps both, so what is read at the first row that needs a second look holds for the whole statement.
 
 use super::attachment;
 use super::capture::{Column, counted_columns, entry_of, is_timestamptz, mark, threshold_now, write_down};
+use super::clock::Timestamp;
 use crate::pg::insert_index::{find, on_insert};
 use crate::pg::inserted_row::{InsertedRow, Origin};
 use crate::pg::scan::Seen;
@@ -31,6 +33,8 @@ pub fn is_void_here() -> bool {
 struct Known {
     /// Whether the table is attached, and the index the one that counts.
     counts: bool,
+    gen_: i64,
+    threshold: Timestamp,
     /// The number of the entry time; 0 when it is gone or of another type.
     time: i16,
     /// Of host, status, source, device: looked up when the first late row comes.
@@ -44,9 +48,10 @@ fn inserted(row: &InsertedRow) {
     if row.is_told_by_a_build() && !broken(Mutant::BuildCounts) {
         return;
     }
-    // Before anything else: who finds no threshold published publishes it, also for the sake of a copy of the table.
-    let (gen_, threshold) = threshold_now();
-    let known = row.kept(|| look_up(row));
+    let known = row.kept(|| {
+        let known = look_up(row);
+        (if known.counts { known.threshold } else { i64::MIN }, known)
+    });
     if !known.counts || known.marked {
         return;
     }
@@ -64,7 +69,7 @@ fn inserted(row: &InsertedRow) {
         }
         // A null entry time is in no window, but in the total: it stands before every moment.
         let moment = slot.value(known.time).map_or(i64::MIN, |datum| datum.value() as i64);
-        if moment >= threshold {
+        if moment >= known.threshold {
             return;
         }
         let columns = known.columns.unwrap_or_else(|| {
@@ -72,7 +77,7 @@ fn inserted(row: &InsertedRow) {
             row.keep(Known { columns: Some(columns), ..known });
             columns
         });
-        write_down(gen_, row.relation(), std::iter::once((&entry_of(moment, &columns, slot), 1)));
+        write_down(known.gen_, row.relation(), std::iter::once((&entry_of(moment, &columns, slot), 1)));
         if origin == Origin::Speculated {
             row.remember_speculated(known.time, moment);
         }
@@ -83,12 +88,17 @@ fn inserted(row: &InsertedRow) {
 }
 
 fn look_up(row: &InsertedRow) -> Known {
+    // Before anything else: who finds no threshold published publishes it, also for the sake of a copy of the table.
+    let (gen_, threshold) = threshold_now();
+    let nothing = Known { counts: false, gen_, threshold, time: 0, columns: None, marked: false };
     let fleet = attachment::read(Seen::Latest).filter(|fleet| fleet.entries == row.relation());
-    let time = fleet.and_then(|fleet| row.column_of(&fleet.entry_time));
-    let Some((number, kind)) = time else {
-        return Known { counts: false, time: 0, columns: None, marked: false };
+    let Some((number, kind)) = fleet.and_then(|fleet| row.column_of(&fleet.entry_time)) else {
+        return nothing;
     };
-    let counts = find(row.relation(), number).is_some_and(|index| index.oid == row.index())
-        || broken(Mutant::EveryIndexCounts);
-    Known { counts, time: if is_timestamptz(kind) { number } else { 0 }, columns: None, marked: false }
+    let is_the_one = find(row.relation(), number).is_some_and(|index| index.oid == row.index());
+    Known {
+        counts: is_the_one || broken(Mutant::EveryIndexCounts),
+        time: if is_timestamptz(kind) { number } else { 0 },
+        ..nothing
+    }
 }

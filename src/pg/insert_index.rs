@@ -3,7 +3,7 @@
 //! A trigger is told the same, but its events are queued or its rows are copied, and a statement of one row pays for
 //! setting that up. An index is handed the row's moment once the row is written, and nearly always that does not count.
 
-use super::inserted_row::InsertedRow;
+use super::inserted_row::{InsertedRow, counts_before};
 use super::{VERSION_1, screen};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -169,7 +169,7 @@ unsafe extern "C-unwind" fn insert(
     // has nothing to release.
     unsafe {
         let moment = (!*nulls).then(|| *values);
-        if !screen::inserted_does_not_count(index, moment) {
+        if !screen::inserted_does_not_count(index, moment, || counts_before(info)) {
             row_counts(&InsertedRow::new(index, table, place, info));
         }
     }

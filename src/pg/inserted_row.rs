@@ -81,31 +81,51 @@ impl InsertedRow {
     }
 
     /// What is kept from the first row on, as long as the statement runs.
-    pub fn kept<T: Copy>(&self, first: impl FnOnce() -> T) -> T {
-        // SAFETY: ii_AmCache is this access method's own, null or made by `keep`, with the one type that the one caller
-        // keeps.
+    pub fn kept<T: Copy>(&self, first: impl FnOnce() -> (i64, T)) -> T {
+        // SAFETY: by the promise of `new`; what is kept is of the one type that the one caller keeps.
         unsafe {
-            let kept = (*self.info).ii_AmCache.cast::<T>();
-            if !kept.is_null() {
-                return *kept;
+            if let Some(kept) = (*self.info).ii_AmCache.cast::<Kept<T>>().as_ref() {
+                return kept.value;
             }
         }
-        let value = first();
-        self.keep(value);
+        let (counts_before, value) = first();
+        // SAFETY: the memory that the index's description is in lives as long as it.
+        unsafe {
+            let info = &mut *self.info;
+            let kept = pg_sys::MemoryContextAlloc(info.ii_Context, size_of::<Kept<T>>());
+            kept.cast::<Kept<T>>().write(Kept { counts_before, value });
+            info.ii_AmCache = kept;
+        }
         value
     }
 
-    /// Keeps another value in its place.
+    /// Puts another value in its place; called after [`Self::kept`].
     pub fn keep<T: Copy>(&self, value: T) {
-        // SAFETY: as in `kept`; the value lies in the memory that the index's description is in.
+        // SAFETY: as there.
         unsafe {
-            let info = &mut *self.info;
-            if info.ii_AmCache.is_null() {
-                info.ii_AmCache = pg_sys::MemoryContextAlloc(info.ii_Context, size_of::<T>());
+            if let Some(kept) = (*self.info).ii_AmCache.cast::<Kept<T>>().as_mut() {
+                kept.value = value;
             }
-            info.ii_AmCache.cast::<T>().write(value);
         }
     }
+}
+
+/// What stands in `ii_AmCache`, which is this access method's own: null, or one of these.
+#[repr(C)]
+struct Kept<T> {
+    /// Rows of this moment or later do not count for the statement.
+    counts_before: i64,
+    value: T,
+}
+
+/// Before which moment rows count for the running statement, once that is known.
+///
+/// # Safety
+/// `info` describes an index of this access method.
+#[inline]
+pub(super) unsafe fn counts_before(info: *const pg_sys::IndexInfo) -> Option<i64> {
+    // SAFETY: by the caller's promise; whatever the value's type, the moment comes first.
+    unsafe { (*info).ii_AmCache.cast::<i64>().as_ref().copied() }
 }
 
 fn origin(header: &pg_sys::HeapTupleHeaderData) -> Origin {

@@ -164,17 +164,22 @@ unsafe fn none_before(
     }
 }
 
-/// Whether a row that an index on entries is told of does not count, as far as that can be told at once.
+/// Whether a row that an index on entries is told of does not count, as far as that can be told at once. `known` is what is
+/// known of the threshold for the statement where nobody else has a word to say.
 ///
 /// # Safety
 /// The index is open, and `moment` is the value of its first column, `None` when null.
 #[inline]
-pub unsafe fn inserted_does_not_count(index: pg_sys::Relation, moment: Option<Datum>) -> bool {
+pub unsafe fn inserted_does_not_count(
+    index: pg_sys::Relation,
+    moment: Option<Datum>,
+    known: impl FnOnce() -> Option<i64>,
+) -> bool {
     // SAFETY: by the caller's promise; an index has at least one column.
     let column = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*index).rd_att) };
     let is_moment = column.get(0).is_some_and(|column| column.atttypid == pg_sys::TIMESTAMPTZOID);
     // The row is written: only now may the threshold be read.
-    match (moment, threshold()) {
+    match (moment, threshold().or_else(known)) {
         (Some(moment), Some(threshold)) => is_moment && moment.value() as i64 >= threshold,
         _ => false,
     }
