@@ -28,16 +28,22 @@ pub fn is_void_here() -> bool {
     speculation::was_any_taken_back() && !broken(Mutant::TakenBackTrusted)
 }
 
-/// What is known of a table for as long as one statement runs.
+/// What is known for as long as one statement runs.
 #[derive(Clone, Copy)]
 struct Known {
-    /// Whether the table is attached, and the index the one that counts.
-    counts: bool,
     gen_: i64,
     threshold: Timestamp,
+    /// Looked up when the first late row comes.
+    table: Option<Table>,
+}
+
+#[derive(Clone, Copy)]
+struct Table {
+    /// Whether the table is attached, and the index the one that counts.
+    counts: bool,
     /// The number of the entry time; 0 when it is gone or of another type.
     time: i16,
-    /// Of host, status, source, device: looked up when the first late row comes.
+    /// Of host, status, source, device: looked up when one is to be written down.
     columns: Option<[Column; 4]>,
     /// Whether the statement has voided what is sealed.
     marked: bool,
@@ -49,17 +55,26 @@ fn inserted(row: &InsertedRow) {
         return;
     }
     let known = row.kept(|| {
-        let known = look_up(row);
-        (if known.counts { known.threshold } else { i64::MIN }, known)
+        let (gen_, threshold) = threshold_now();
+        (threshold, Known { gen_, threshold, table: None })
     });
-    if !known.counts || known.marked {
+    if row.moment().is_some_and(|moment| moment >= known.threshold) {
+        return;
+    }
+    let keep = |table| row.keep(Known { table: Some(table), ..known });
+    let table = known.table.unwrap_or_else(|| {
+        let table = look_up(row);
+        keep(table);
+        table
+    });
+    if !table.counts || table.marked {
         return;
     }
     let void = |reason| {
         mark(reason);
-        row.keep(Known { marked: true, ..known });
+        keep(Table { marked: true, ..table });
     };
-    if known.time == 0 {
+    if table.time == 0 {
         return void("entry time changed");
     }
     let told = row.read(|slot, origin| {
@@ -68,18 +83,18 @@ fn inserted(row: &InsertedRow) {
             return;
         }
         // A null entry time is in no window, but in the total: it stands before every moment.
-        let moment = slot.value(known.time).map_or(i64::MIN, |datum| datum.value() as i64);
+        let moment = slot.value(table.time).map_or(i64::MIN, |datum| datum.value() as i64);
         if moment >= known.threshold {
             return;
         }
-        let columns = known.columns.unwrap_or_else(|| {
+        let columns = table.columns.unwrap_or_else(|| {
             let columns = counted_columns(|name| row.column_of(name));
-            row.keep(Known { columns: Some(columns), ..known });
+            keep(Table { columns: Some(columns), ..table });
             columns
         });
         write_down(known.gen_, row.relation(), std::iter::once((&entry_of(moment, &columns, slot), 1)));
         if origin == Origin::Speculated {
-            row.remember_speculated(known.time, moment);
+            row.remember_speculated(table.time, moment);
         }
     });
     if told.is_none() {
@@ -87,16 +102,14 @@ fn inserted(row: &InsertedRow) {
     }
 }
 
-fn look_up(row: &InsertedRow) -> Known {
-    // Before anything else: who finds no threshold published publishes it, also for the sake of a copy of the table.
-    let (gen_, threshold) = threshold_now();
-    let nothing = Known { counts: false, gen_, threshold, time: 0, columns: None, marked: false };
+fn look_up(row: &InsertedRow) -> Table {
+    let nothing = Table { counts: false, time: 0, columns: None, marked: false };
     let fleet = attachment::read(Seen::Latest).filter(|fleet| fleet.entries == row.relation());
     let Some((number, kind)) = fleet.and_then(|fleet| row.column_of(&fleet.entry_time)) else {
         return nothing;
     };
     let is_the_one = find(row.relation(), number).is_some_and(|index| index.oid == row.index());
-    Known {
+    Table {
         counts: is_the_one || broken(Mutant::EveryIndexCounts),
         time: if is_timestamptz(kind) { number } else { 0 },
         ..nothing

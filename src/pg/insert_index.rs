@@ -168,9 +168,9 @@ unsafe extern "C-unwind" fn insert(
     // SAFETY: index and table are open, values and nulls are as many as the index has columns: at least one. This frame
     // has nothing to release.
     unsafe {
-        let moment = (!*nulls).then(|| *values);
-        if !screen::inserted_does_not_count(index, moment, || counts_before(info)) {
-            row_counts(&InsertedRow::new(index, table, place, info));
+        let moment = screen::moment_of(index, values, nulls);
+        if !screen::inserted_does_not_count(moment, || counts_before(info)) {
+            row_counts(&InsertedRow::new(index, table, place, info, moment));
         }
     }
     // Nothing was found to be a duplicate.

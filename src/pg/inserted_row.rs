@@ -11,6 +11,7 @@ pub struct InsertedRow {
     table: pg_sys::Relation,
     place: pg_sys::ItemPointer,
     info: *mut pg_sys::IndexInfo,
+    moment: Option<i64>,
 }
 
 /// How a row came to be.
@@ -26,14 +27,15 @@ pub enum Origin {
 
 impl InsertedRow {
     /// # Safety
-    /// All four are what PostgreSQL hands over with a row that it tells an index of, and are used during that call only.
+    /// The pointers are what PostgreSQL hands over with a row that it tells an index of, and are used during that call only.
     pub(super) unsafe fn new(
         index: pg_sys::Relation,
         table: pg_sys::Relation,
         place: pg_sys::ItemPointer,
         info: *mut pg_sys::IndexInfo,
+        moment: Option<i64>,
     ) -> Self {
-        Self { index, table, place, info }
+        Self { index, table, place, info, moment }
     }
 
     /// Runs `work` in memory that is freed afterwards: the caller's lives as long as his statement.
@@ -46,6 +48,11 @@ impl InsertedRow {
     pub fn relation(&self) -> pg_sys::Oid {
         // SAFETY: by the promise of `new`.
         unsafe { (*self.table).rd_id }
+    }
+
+    /// The index's value for the row; `None` when it is null or no timestamptz.
+    pub fn moment(&self) -> Option<i64> {
+        self.moment
     }
 
     /// The index.

@@ -164,23 +164,27 @@ unsafe fn none_before(
     }
 }
 
-/// Whether a row that an index on entries is told of does not count, as far as that can be told at once. `known` is what is
-/// known of the threshold for the statement where nobody else has a word to say.
+/// The value of an index's first column; `None` when it is null or no timestamptz.
 ///
 /// # Safety
-/// The index is open, and `moment` is the value of its first column, `None` when null.
+/// The index is open, values and nulls are as many as it has columns: at least one.
 #[inline]
-pub unsafe fn inserted_does_not_count(
-    index: pg_sys::Relation,
-    moment: Option<Datum>,
-    known: impl FnOnce() -> Option<i64>,
-) -> bool {
-    // SAFETY: by the caller's promise; an index has at least one column.
-    let column = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*index).rd_att) };
-    let is_moment = column.get(0).is_some_and(|column| column.atttypid == pg_sys::TIMESTAMPTZOID);
+pub unsafe fn moment_of(index: pg_sys::Relation, values: *const Datum, nulls: *const bool) -> Option<i64> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let columns = pgrx::PgTupleDesc::from_pg_unchecked((*index).rd_att);
+        let is_moment = columns.get(0).is_some_and(|column| column.atttypid == pg_sys::TIMESTAMPTZOID);
+        (is_moment && !*nulls).then(|| (*values).value() as i64)
+    }
+}
+
+/// Whether a row that an index on entries is told of does not count, as far as that can be told at once. `known` is what is
+/// known of the threshold for the statement where nobody else has a word to say.
+#[inline]
+pub fn inserted_does_not_count(moment: Option<i64>, known: impl FnOnce() -> Option<i64>) -> bool {
     // The row is written: only now may the threshold be read.
     match (moment, threshold().or_else(known)) {
-        (Some(moment), Some(threshold)) => is_moment && moment.value() as i64 >= threshold,
+        (Some(moment), Some(threshold)) => moment >= threshold,
         _ => false,
     }
 }
