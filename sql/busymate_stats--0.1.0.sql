@@ -605,14 +605,43 @@ end
 $$;
 comment on function busymate_stats.watch_drop() is 'Event trigger: voids the seal when a capture trigger is dropped.';
 
+-- It fires for whatever extension is dropped, which it is not told: the statement's text says whether it is this one.
+create function busymate_stats.lock_before_drop() returns event_trigger
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    entries regclass;
+begin
+    if current_query() ilike '%busymate\_stats%' then
+        -- DROP EXTENSION would lock the capture index before its table. Everybody else locks the table first, so the two
+        -- would wait for each other.
+        select a.entries into entries
+          from busymate_stats.attachment a
+          join pg_class c on c.oid = a.entries and c.relkind = 'r';
+        if found then
+            execute format('lock table %s in access exclusive mode', entries);
+        end if;
+    end if;
+exception when insufficient_privilege then
+    return;
+end
+$$;
+comment on function busymate_stats.lock_before_drop() is
+    'Event trigger: locks the table of entries before DROP EXTENSION locks its index.';
+
 create event trigger busymate_stats_alter on ddl_command_end
     when tag in ('ALTER TABLE', 'ALTER TRIGGER', 'ALTER FOREIGN TABLE', 'CREATE TABLE', 'CREATE FOREIGN TABLE',
                  'CREATE SCHEMA', 'CREATE SUBSCRIPTION', 'ALTER SUBSCRIPTION') execute function busymate_stats.watch_alter();
 create event trigger busymate_stats_drop on sql_drop
     when tag in ('DROP TRIGGER', 'ALTER TABLE', 'DROP OWNED') execute function busymate_stats.watch_drop();
+create event trigger busymate_stats_lock on ddl_command_start
+    when tag in ('DROP EXTENSION') execute function busymate_stats.lock_before_drop();
 alter event trigger busymate_stats_alter enable always;
 alter event trigger busymate_stats_drop enable always;
+alter event trigger busymate_stats_lock enable always;
 comment on event trigger busymate_stats_alter is 'Notices what lets the capture triggers miss rows.';
+comment on event trigger busymate_stats_lock is 'Has DROP EXTENSION lock the table of entries first.';
 comment on event trigger busymate_stats_drop is 'Notices a dropped capture trigger.';
 
 create function busymate_stats.verify() returns table (figure text, incremental jsonb, recomputed jsonb)

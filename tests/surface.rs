@@ -13,6 +13,7 @@ const MEMBER_NAMES: &[&str] = &[
     "access method busymate_stats_capture",
     "event trigger busymate_stats_alter",
     "event trigger busymate_stats_drop",
+    "event trigger busymate_stats_lock",
     "event trigger busymate_stats_reload",
     "function busymate_stats.add_to_publication(name)",
     "function busymate_stats.announce()",
@@ -31,6 +32,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.guard_truncate()",
     "function busymate_stats.guard_user_roles()",
     "function busymate_stats.insert_index_handler(internal)",
+    "function busymate_stats.lock_before_drop()",
     "function busymate_stats.publish(name,boolean)",
     "function busymate_stats.refresh_stats()",
     "function busymate_stats.refresh_status()",
@@ -138,7 +140,7 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 /// Member functions that are the extension's own means.
-const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|capture_row|grants_changed|guard_\\w+|insert_index_handler|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change|watch_\\w+";
+const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|capture_row|grants_changed|guard_\\w+|insert_index_handler|lock_before_drop|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change|watch_\\w+";
 
 #[test]
 fn functions_are_as_released() {
