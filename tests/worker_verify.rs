@@ -113,9 +113,11 @@ fn a_difference_in_devices_is_mended_too() {
     eventually("it is right again", || {
         value::<bool>(&mut client, "select get_stats() -> 'total_devices' = '7'").then_some(())
     });
+    // One that has begun before may still tell; and one that finds a sealer at work leaves the count to the next.
     next_verification(&mut client);
+    let told = logged(&cluster, DIFFERS);
     next_verification(&mut client);
-    assert_eq!(logged(&cluster, DIFFERS), 1);
+    assert_eq!(logged(&cluster, DIFFERS), told);
 }
 
 /// Plain entries, whose devices take as long to read as [`set_pause`] says.
