@@ -50,7 +50,8 @@ pub fn compare(limit_ms: i32, holding: impl FnOnce([pg_sys::Oid; 2])) -> Compare
     Compared { found, as_of, duration: started.elapsed() }
 }
 
-/// Keeps what was found, and voids the seal when it was wrong. False when nothing could be compared or kept.
+/// Keeps what was found, and voids the seal when it was wrong. False when nothing could be compared, kept or voided: it is to
+/// be done again soon.
 pub fn finish_verify(compared: Compared) -> bool {
     let ours = ["feed_health", "seal_markers"].map(|table| find_relation("busymate_stats", table));
     if !ours.iter().all(|table| table.is_some_and(lock_for_writing_now)) {
@@ -65,9 +66,11 @@ pub fn finish_verify(compared: Compared) -> bool {
             return true;
         }
     };
+    if !differences.is_empty() && !fleet::void_seal("verify found a difference") {
+        return false;
+    }
     health::record_and_log(FEED, &Ok(Refresh { as_of, duration }));
     if !differences.is_empty() {
-        fleet::void_seal("verify found a difference");
         keep(&differences);
         tell(&differences);
     }

@@ -48,10 +48,14 @@ fn differences(sealed: &Value, plain: &Value) -> Map<String, Value> {
         .collect()
 }
 
-/// Has everything counted anew, and answered by the plain query until then.
-pub fn void_seal(reason: &str) {
-    capture::mark(reason);
-    roster::sealer::void();
+/// Has everything counted anew, and answered by the plain query until then. False, and nothing done, while a sealer is at
+/// work.
+pub fn void_seal(reason: &str) -> bool {
+    let voided = roster::sealer::void();
+    if voided {
+        capture::mark(reason);
+    }
+    voided
 }
 
 #[cfg(test)]

@@ -292,12 +292,14 @@ pub fn forget() {
     }
 }
 
-/// Has every device counted anew, and answered by the plain query until then; nothing while a sealer is at work, which is
-/// counting anyway.
-pub fn void() {
-    if find_relation(state::SCHEMA, "roster_state").is_some_and(lock_alone_now) {
+/// Has every device counted anew, and answered by the plain query until then. False while a sealer is at work, which may be
+/// doing anything but counting.
+pub fn void() -> bool {
+    let alone = find_relation(state::SCHEMA, "roster_state").is_some_and(lock_alone_now);
+    if alone {
         state::remove_before(i64::MAX);
     }
+    alone
 }
 
 fn now() -> Timestamp {
