@@ -149,6 +149,29 @@ fn a_copy_of_the_table_is_not_the_table() {
     fleet.is_sealed();
 }
 
+/// DROP EXTENSION by itself would lock the index first, and whoever has read the table would then wait for the index.
+#[test]
+fn the_extension_is_dropped_in_the_order_of_everybody_elses_locks() {
+    let mut fleet = fleet();
+    let mut user = fleet.connect();
+    user.batch_execute(
+        "begin; set local lock_timeout = '10s'; lock table public.entries in access share mode",
+    )
+    .unwrap();
+    let mut dropper = fleet.connect();
+    let pid: i32 = value(&mut dropper, "select pg_backend_pid()");
+    let thread = std::thread::spawn(move || dropper.batch_execute("drop extension busymate_stats").unwrap());
+    let waiting = format!(
+        "select relation::regclass::text from pg_locks where pid = {pid} and not granted and locktype = 'relation'"
+    );
+    let wanted = eventually("the drop waits", || {
+        fleet.admin.query_opt(&waiting, &[]).unwrap().map(|row| row.get::<_, String>(0))
+    });
+    assert!(wanted.ends_with("entries"), "{wanted}");
+    user.batch_execute("select * from public.entries where id = 1; commit").unwrap();
+    thread.join().unwrap();
+}
+
 /// Has the next INSERT of a session wait, between its look for conflicts and its entry into the unique index, for whoever
 /// holds the lock.
 const GATE: &str = "
