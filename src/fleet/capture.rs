@@ -1,7 +1,8 @@
 //! What writers do for the sealed window: nothing, but for rows that come late.
 //!
-//! The triggers on UPDATE and DELETE fire after a statement, with its rows in transition tables. The threshold is read as it is committed at
-//! that moment, after the rows were written: a statement that began before the threshold moved must not miss the move.
+//! The triggers on UPDATE and DELETE fire after a statement, with its rows in transition tables. The threshold is read as
+//! it is committed at that moment, after the rows were written: a statement that began before the threshold moved must not
+//! miss the move. `capture_insert` does the same for INSERTs, `capture_row` for partitioned entries.
 
 use super::attachment::{self, Attachment};
 use super::clock::Timestamp;
@@ -79,8 +80,8 @@ pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
     kind == pg_sys::TIMESTAMPTZOID || base_type(kind) == pg_sys::TIMESTAMPTZOID
 }
 
-/// AFTER UPDATE and DELETE on entries, by statement. Its argument is the name of the entry time: whatever
-/// else it were told would be copied for every statement, and is asked for when a row is late.
+/// AFTER UPDATE and DELETE on entries, by statement. All that is told is the name of the entry time, to one of the two:
+/// whatever triggers are told is copied for every statement, and the rest is asked for when a row is late.
 fn changed(trigger: &PgTrigger) {
     let time = told_column(trigger).filter(|(_, kind)| is_timestamptz(*kind));
     let (Some((time, _)), Ok(relation)) = (time, trigger.relid()) else {

@@ -122,7 +122,8 @@ unsafe fn value(slot: *mut TupleTableSlot, number: i16) -> Option<Datum> {
 /// The trigger manager fills the data.
 #[inline]
 unsafe fn time_column(data: &TriggerData) -> Option<i16> {
-    // SAFETY: trigger and relation stay while the trigger runs. What it is told ends with NUL, as names of columns do; the descriptor has natts columns.
+    // SAFETY: trigger and relation stay while the trigger runs. What it is told ends with NUL, as names of columns do; the
+    // descriptor has natts columns.
     unsafe {
         let name = told(&*data.tg_trigger, data.tg_relation)?;
         let description = pgrx::PgTupleDesc::from_pg_unchecked((*data.tg_relation).rd_att);
