@@ -206,6 +206,17 @@ fn what_no_trigger_sees_voids_the_seal_for_every_snapshot() {
 }
 
 #[test]
+fn partitions_that_others_analyze_meanwhile_are_read_right() {
+    let mut fleet = tree();
+    // As if the message of an ANALYZE came in while a partition's triggers are looked at: the server crashed.
+    fleet.run("set busymate_stats.messages_come_in = on");
+    fleet.run("analyze test.day1");
+    fleet.is_sealed();
+    fleet.run("insert into public.entries (created_at, owner) values (test.day(1), 1)");
+    fleet.is_sealed();
+}
+
+#[test]
 fn a_writer_straight_at_a_partition_is_waited_for() {
     let mut fleet = tree();
     let mut writer = fleet.connect();

@@ -175,18 +175,29 @@ const AFTER_EACH_ROW: u32 = pg_sys::TRIGGER_TYPE_ROW
     | pg_sys::TRIGGER_TYPE_UPDATE
     | pg_sys::TRIGGER_TYPE_DELETE;
 
+/// The torture's: whether another session's message about a relation comes in wherever it could.
+#[cfg(feature = "torture")]
+pub static MESSAGES_COME_IN: pgrx::guc::GucSetting<bool> = pgrx::guc::GucSetting::<bool>::new(false);
+
 /// The triggers of a relation that is locked.
 pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
-    // SAFETY: the relation is locked and open while its descriptor is read; names and arguments are NUL-terminated, and
-    // the names from the syscache are copies, or null when the function is gone.
+    // SAFETY: the relation is locked and open while its triggers are copied. The copy is read: looking up a function takes
+    // messages of other sessions in, and any of them, an ANALYZE of the table for one, has the relation's own list freed,
+    // whatever is locked. Names and arguments are NUL-terminated, and the names from the syscache are copies, or null
+    // when the function is gone.
     unsafe {
         let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-        let description = (*opened).trigdesc;
+        let description = pg_sys::CopyTriggerDesc((*opened).trigdesc);
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
         let mut found = Vec::new();
         if !description.is_null() {
             let triggers =
                 std::slice::from_raw_parts((*description).triggers, (*description).numtriggers as usize);
             for trigger in triggers.iter().filter(|trigger| !trigger.tgisinternal) {
+                #[cfg(feature = "torture")]
+                if MESSAGES_COME_IN.get() {
+                    pg_sys::RelationCacheInvalidateEntry(relation);
+                }
                 let schema = pg_sys::get_namespace_name(pg_sys::get_func_namespace(trigger.tgfoid));
                 let function = pg_sys::get_func_name(trigger.tgfoid);
                 if schema.is_null() || function.is_null() {
@@ -207,8 +218,8 @@ pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
                     arguments: (0..count).map(argument).collect(),
                 });
             }
+            pg_sys::FreeTriggerDesc(description);
         }
-        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
         found
     }
 }

@@ -3,6 +3,7 @@
 use super::Mutant;
 use crate::fleet::roster;
 use crate::fleet::sealed::sealer::{Ground, Step, Stride, move_threshold};
+use crate::pg::relation::MESSAGES_COME_IN;
 use crate::pg::setting;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::prelude::*;
@@ -33,6 +34,14 @@ pub fn register() {
         c"The rules that are broken on purpose.",
         c"",
         &MUTANTS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"busymate_stats.messages_come_in",
+        c"Whether another session's message about a relation comes in wherever it could.",
+        c"",
+        &MESSAGES_COME_IN,
         GucContext::Suset,
         GucFlags::default(),
     );

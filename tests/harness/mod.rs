@@ -151,11 +151,13 @@ impl Cluster {
         }
         let data = directory.join("data");
         make_data(&data);
-        let script =
-            r#"cat >/dev/null; "$0"/pg_ctl stop -D "$1/data" -m immediate >/dev/null 2>&1; rm -rf "$1""#;
+        // A server that crashed by itself is told of in the test's output: the log goes with the directory.
+        let script = r#"cat >/dev/null; "$0"/pg_ctl stop -D "$1/data" -m immediate >/dev/null 2>&1
+            grep -E -A3 -B40 'was terminated by signal ([0-8]|1[0-9])|PANIC:|fatal runtime error' "$1/log" >&2
+            rm -rf "$1""#;
         let mut janitor = server_command("/bin/sh");
         janitor.args(["-c", script]).arg(bin()).arg(&directory).stdin(Stdio::piped());
-        janitor.stdout(Stdio::null()).stderr(Stdio::null());
+        janitor.stdout(Stdio::null());
         // A Ctrl-C at the terminal must not reach it.
         janitor.process_group(0);
         Self { janitor: janitor.spawn().unwrap(), directory, environment: Vec::new() }
@@ -235,9 +237,11 @@ impl Cluster {
         self.try_connect(user, database).unwrap_or_else(|error| panic!("{user} to {database}: {error}"))
     }
 
-    /// A session of `user` in `database`, or why not.
+    /// A session of `user` in `database`, or why not. `BUSYMATE_TEST_OPTIONS` has settings for all of them:
+    /// `-c debug_discard_caches=1` where the server is built with assertions.
     pub fn try_connect(&self, user: &str, database: &str) -> Result<Client, postgres::Error> {
         Config::new()
+            .options(std::env::var("BUSYMATE_TEST_OPTIONS").as_deref().unwrap_or_default())
             .host_path(&self.directory)
             .user(user)
             .dbname(database)
