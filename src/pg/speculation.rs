@@ -94,7 +94,12 @@ unsafe extern "C-unwind" fn transaction_ends(
             if was_any_taken_back()
                 && let Some(work) = BEFORE_COMMIT.get()
             {
+                // The last statement's snapshot has gone, and who writes must have one.
+                // SAFETY: the transaction has not ended; should `work` raise, its abort takes the snapshot off.
+                unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
                 work();
+                // SAFETY: the one pushed above.
+                unsafe { pg_sys::PopActiveSnapshot() };
             }
         }
         pg_sys::XactEvent::XACT_EVENT_COMMIT
