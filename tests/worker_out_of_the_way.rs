@@ -3,8 +3,8 @@
 mod harness;
 
 use harness::worker::{
-    EVERY_SECOND, fleet_in, launcher, mid_refresh, next_refresh, nobody_connected, refreshes, report,
-    set_pause, slow_fleet_in,
+    EVERY_SECOND, first_refresh, fleet_in, launcher, mid_refresh, next_refresh, nobody_connected, refreshes,
+    report, set_pause, slow_fleet_in,
 };
 use harness::{Cluster, eventually};
 use postgres::Client;
@@ -120,7 +120,7 @@ fn a_slow_refresh_does_not_hold_up_ddl_on_other_databases() {
 /// A fleet in the middle of a refresh that nothing but a signal ends: a refresh may take ten intervals, here ten hours.
 fn endless_refresh(cluster: &Cluster, prefix: &str) -> (String, Client) {
     let (database, mut client) = slow_fleet_in(cluster, prefix);
-    next_refresh(&mut client);
+    first_refresh(&mut client);
     set_pause(&mut client, FOR_EVER);
     client
         .batch_execute(

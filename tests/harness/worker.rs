@@ -49,6 +49,12 @@ pub fn updated_at(client: &mut Client) -> Option<i64> {
     client.query_opt(query, &[]).unwrap().map(|row| row.get(0))
 }
 
+/// Awaits that the feed has been written at all, for a fleet that is refreshed once in a test's time.
+#[track_caller]
+pub fn first_refresh(client: &mut Client) {
+    eventually("service_stats is refreshed for the first time", || updated_at(client));
+}
+
 /// Awaits a refresh later than all there were, and gives its moment.
 #[track_caller]
 pub fn next_refresh(client: &mut Client) -> i64 {
