@@ -30,7 +30,7 @@ struct Signature {
 }
 
 /// Trigger functions that do without pgrx's wrapper, which knows nothing of them then.
-const PLAIN_TRIGGERS: [&str; 3] = ["capture_change", "capture_row", "roster_change"];
+const PLAIN_TRIGGERS: [&str; 2] = ["capture_change", "roster_change"];
 
 /// The library's side: what pgrx wrote down of each function, by C symbol.
 fn described(client: &mut Client) -> BTreeMap<String, Signature> {
@@ -53,15 +53,6 @@ fn described(client: &mut Client) -> BTreeMap<String, Signature> {
         };
         assert!(functions.insert(symbol.clone(), signature).is_none(), "two functions with symbol {symbol}");
     }
-    functions.insert(
-        "insert_index_handler_wrapper".into(),
-        Signature {
-            arguments: vec![("message".into(), "internal".into())],
-            result: "index_am_handler".into(),
-            strict: Some(false),
-            ..of_trigger("insert_index_handler")
-        },
-    );
     for name in PLAIN_TRIGGERS {
         functions.insert(format!("{name}_wrapper"), of_trigger(name));
     }

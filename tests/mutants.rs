@@ -58,14 +58,18 @@ found! {
     a_writer_that_reads_the_threshold_of_its_statement: "ThresholdOfStatement",
     writers_who_do_not_hear_of_a_threshold: "ThresholdUnpublished",
     // Either alone is made good by the other on a plain table.
-    a_reader_that_sees_neither_rebuilds_nor_the_file: "RebuildOfStatement,FileUnseen",
+    a_reader_that_sees_neither_rebuilds_nor_the_file: "RebuildOfStatement,LeafFileUnseen",
     a_state_that_holds_whatever_the_relation_is_like: "FingerprintUnseen",
     a_reader_that_takes_no_heed_of_markers: "MarkersUnseen",
     a_top_list_that_forgets_the_keys_outside_of_it: "LimitIgnored",
     a_reader_that_adds_late_changes_beyond_the_boundary: "LateBeyond",
     a_reader_that_leaves_out_late_changes_of_its_generation: "LateForgotten",
     a_reader_whose_copy_of_a_version_outlives_late_changes: "MovedBaseTrusted",
-    an_update_that_the_index_counts_too: "UpdateCountsTwice",
+    a_piece_that_takes_changes_of_outer_subtransactions_along: "PieceOfParents",
+    a_reader_that_adds_what_its_snapshot_is_too_old_for: "CommandIgnored",
+    a_reader_that_forgets_what_its_transaction_has_noted: "OwnForgotten",
+    a_pack_that_goes_with_its_first_change: "PackRemovedWhole",
+    a_relation_whose_children_go_unnoticed: "ChildrenUnseen",
     a_call_inside_a_statement_answered_from_the_seal: "InsideStatement",
 }
 

@@ -10,17 +10,14 @@ use std::process::Command;
 
 /// Every member object. What users may rely on stands in `FUNCTIONS`, `COLUMNS` and `KEYS` in full.
 const MEMBER_NAMES: &[&str] = &[
-    "access method busymate_stats_capture",
-    "event trigger busymate_stats_alter",
-    "event trigger busymate_stats_drop",
     "event trigger busymate_stats_lock",
+    "event trigger busymate_stats_partitions",
     "event trigger busymate_stats_reload",
     "function busymate_stats.add_to_publication(name)",
     "function busymate_stats.announce()",
     "function busymate_stats.assign_role(text,text)",
     "function busymate_stats.attach(regclass,regclass,name,name,name,name,name,name,name,name,name,name)",
     "function busymate_stats.capture_change()",
-    "function busymate_stats.capture_row()",
     "function busymate_stats.create_fleet_tables()",
     "function busymate_stats.detach()",
     "function busymate_stats.grant_api(name)",
@@ -31,8 +28,8 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.guard_roles()",
     "function busymate_stats.guard_truncate()",
     "function busymate_stats.guard_user_roles()",
-    "function busymate_stats.insert_index_handler(internal)",
-    "function busymate_stats.lock_before_drop()",
+    "function busymate_stats.lock_fleet_first()",
+    "function busymate_stats.note_empty_partitions()",
     "function busymate_stats.publish(name,boolean)",
     "function busymate_stats.refresh_stats()",
     "function busymate_stats.refresh_status()",
@@ -48,15 +45,11 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.unassign_role(text,text)",
     "function busymate_stats.verify()",
     "function busymate_stats.version()",
-    "function busymate_stats.watch_alter()",
-    "function busymate_stats.watch_drop()",
     "function public.get_stats()",
     "function public.has_capability(text,text)",
     "function public.mcp()",
     "function public.mcp(jsonb)",
     "function public.report_status(jsonb)",
-    "operator class busymate_stats.any_column USING busymate_stats_capture",
-    "operator family busymate_stats.any_column USING busymate_stats_capture",
     "table busymate_stats.attachment",
     "table busymate_stats.capture",
     "table busymate_stats.component_checks",
@@ -140,7 +133,7 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 /// Member functions that are the extension's own means.
-const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|capture_row|grants_changed|guard_\\w+|insert_index_handler|lock_before_drop|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change|watch_\\w+";
+const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|grants_changed|guard_\\w+|lock_fleet_first|note_empty_partitions|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change";
 
 #[test]
 fn functions_are_as_released() {

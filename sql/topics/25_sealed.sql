@@ -3,13 +3,16 @@
 
 create table busymate_stats.capture (
     gen bigint primary key,
-    threshold timestamptz not null
+    threshold timestamptz not null,
+    window_start timestamptz not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
 comment on table busymate_stats.capture is
-    'The capture threshold: writers write down what they change in rows before it. The newest row counts.';
+    'The capture threshold: writers note what they change in rows before it. The newest row counts.';
 comment on column busymate_stats.capture.gen is 'Generation: one more at each move.';
-comment on column busymate_stats.capture.threshold is 'Changes to rows with an earlier entry time are written down.';
-insert into busymate_stats.capture values (0, '-infinity');
+comment on column busymate_stats.capture.threshold is 'Changes to rows with an earlier entry time are noted.';
+comment on column busymate_stats.capture.window_start is
+    'Of rows before it, which are in no window, only how many came and went in each hour.';
+insert into busymate_stats.capture values (0, '-infinity', '-infinity');
 
 create table busymate_stats.seal_look (
     gen bigint primary key,
@@ -20,34 +23,33 @@ comment on table busymate_stats.seal_look is
 comment on column busymate_stats.seal_look.gen is 'The threshold''s generation.';
 comment on column busymate_stats.seal_look.writers is 'Their transactions.';
 
+-- Three tables are written to by the library itself, as heaps and without SQL; their rows are no business of logical
+-- decoding, which gets nothing of an inserted row and no identity of a deleted one. A pack is stored inline up to a page,
+-- and a longer one, of a single key, out of line.
 create table busymate_stats.late_changes (
     gen bigint not null,
-    entry_time timestamptz not null,
-    source text not null,
-    class bigint not null,
-    host text,
-    device text,
-    n bigint not null,
-    relation oid not null
-) with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
+    first_time timestamptz not null,
+    last_time timestamptz not null,
+    changes bigint not null,
+    packed bytea not null
+) using heap
+    with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false, toast_tuple_target = 8160);
+alter table busymate_stats.late_changes alter column packed set storage external;
+alter table busymate_stats.late_changes replica identity nothing;
 create index late_changes_gen on busymate_stats.late_changes (gen);
-alter table busymate_stats.late_changes replica identity full;
 comment on table busymate_stats.late_changes is
-    'Changes to rows before the capture threshold: +n for rows that came, -n for rows that went.';
-comment on column busymate_stats.late_changes.gen is 'The threshold''s generation that the writer read.';
-comment on column busymate_stats.late_changes.entry_time is 'The row''s entry time.';
-comment on column busymate_stats.late_changes.source is 'The row''s source; unknown for none.';
-comment on column busymate_stats.late_changes.class is 'The row''s status class; 0 for one that is not shown.';
-comment on column busymate_stats.late_changes.host is 'The row''s host.';
-comment on column busymate_stats.late_changes.device is 'The row''s device, as text.';
-comment on column busymate_stats.late_changes.n is 'How many such rows came, less those that went.';
-comment on column busymate_stats.late_changes.relation is 'The table that holds the row: of partitioned entries, a partition.';
+    'Changes to rows before the capture threshold, until the sealer has folded them in: many of a transaction in one row.';
+comment on column busymate_stats.late_changes.gen is 'The highest generation of a threshold that a change was noted for.';
+comment on column busymate_stats.late_changes.first_time is 'No change is to a row with an earlier entry time.';
+comment on column busymate_stats.late_changes.last_time is 'No change is to a row with a later entry time.';
+comment on column busymate_stats.late_changes.changes is 'How many changes there are.';
+comment on column busymate_stats.late_changes.packed is 'The changes, in the library''s own format.';
 
 create table busymate_stats.seal_markers (
     reason text not null,
     made_at timestamptz not null
-) with (vacuum_truncate = false);
-alter table busymate_stats.seal_markers replica identity full;
+) using heap with (vacuum_truncate = false);
+alter table busymate_stats.seal_markers replica identity nothing;
 comment on table busymate_stats.seal_markers is
     'Something changed the entries that no trigger could see: what is sealed is void until the sealer has counted anew.';
 comment on column busymate_stats.seal_markers.reason is 'What it was.';
@@ -109,77 +111,20 @@ comment on column busymate_stats.seal_partitions.trigger is 'The capture trigger
 create function busymate_stats.capture_change() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_change_wrapper';
 comment on function busymate_stats.capture_change() is
-    'Trigger: writes down what a statement changes in rows before the capture threshold.';
+    'Trigger: notes what is changed of a row of entries before the capture threshold.';
 
-create function busymate_stats.insert_index_handler(internal) returns index_am_handler
-    language c as 'MODULE_PATHNAME', 'insert_index_handler_wrapper';
-comment on function busymate_stats.insert_index_handler(internal) is
-    'Handler of the access method busymate_stats_capture.';
-
-create access method busymate_stats_capture type index handler busymate_stats.insert_index_handler;
-comment on access method busymate_stats_capture is
-    'An index that holds nothing. PostgreSQL tells it of each row that is inserted into entries, and it writes down those before the capture threshold.';
-
--- Whatever type the entry time is changed to, the index must not stand in the way.
-create operator class busymate_stats.any_column default for type anyelement
-    using busymate_stats_capture as storage anyelement;
-comment on operator class busymate_stats.any_column using busymate_stats_capture is
-    'Columns of any type. Nothing can be asked of such an index, so it has no operators.';
-comment on operator family busymate_stats.any_column using busymate_stats_capture is
-    'Columns of any type.';
-
-create function busymate_stats.capture_row() returns trigger
-    language c as 'MODULE_PATHNAME', 'capture_row_wrapper';
-comment on function busymate_stats.capture_row() is
-    'Trigger: writes down what is changed of a row before the capture threshold, in partitioned entries.';
-
--- These two sit on every DDL of the database, so they never raise. What they guard against is a trigger of ours that
--- misses rows, or takes one column for another, for a while: a disabled one, a child or parent table, a subscription, a
--- renamed column. What changes the table itself for good is seen by the fingerprint that every state carries.
-create function busymate_stats.watch_alter() returns event_trigger
+-- It sits on every DDL of the database, so it never raises. Where it does not run, a partition that has come costs a recount.
+create function busymate_stats.note_empty_partitions() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
     as $$
 begin
-    insert into busymate_stats.seal_markers
-    select cause.reason, clock_timestamp()
-      from busymate_stats.attachment a,
-           lateral (
-               select 'trigger disabled on entries' as reason
-                 from pg_event_trigger_ddl_commands() command
-                where command.classid = 'pg_class'::regclass
-                  and exists (select from pg_trigger t
-                               where t.tgrelid = command.objid and t.tgenabled <> 'A'
-                                 and t.tgfoid in ('busymate_stats.capture_change'::regproc,
-                                                  'busymate_stats.capture_row'::regproc))
-               union all
-               select 'column renamed'
-                 from pg_event_trigger_ddl_commands() command
-                where command.classid = 'pg_class'::regclass and command.objid = a.entries and command.objsubid <> 0
-               union all
-               select 'inheritance'
-                 from pg_event_trigger_ddl_commands() command
-                 join pg_inherits i on command.objid in (i.inhrelid, i.inhparent)
-                 join pg_class c on c.oid = a.entries and c.relkind = 'r'
-                where command.classid = 'pg_class'::regclass and a.entries in (i.inhrelid, i.inhparent)
-               union all
-               select 'subscription'
-                 from pg_subscription_rel s
-                where tg_tag like '%SUBSCRIPTION'
-                  and (s.srrelid = a.entries
-                       or exists (select from pg_trigger t
-                                   where t.tgrelid = s.srrelid and t.tgfoid = 'busymate_stats.capture_row'::regproc))
-           ) cause
-     limit 1;
-
     -- Partitions that this command has brought, and that hold no row: they are locked by it, so nobody is waited for.
-    if tg_tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA')
-        and exists (select from busymate_stats.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p')
-    then
+    if exists (select from busymate_stats.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p') then
         insert into busymate_stats.seal_partitions
         select leaf.oid, leaf.relfilenode, t.oid
           from pg_locks own
-          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats.capture_row'::regproc
+          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats.capture_change'::regproc
           join pg_class leaf on leaf.oid = own.relation and leaf.relkind = 'r'
          where own.pid = pg_backend_pid() and own.locktype = 'relation' and own.mode = 'AccessExclusiveLock'
            and own.database = (select oid from pg_database where datname = current_database())
@@ -191,66 +136,46 @@ exception when others then
     return;
 end
 $$;
-comment on function busymate_stats.watch_alter() is
-    'Event trigger: voids the seal when the capture triggers may miss rows of entries from now on.';
+comment on function busymate_stats.note_empty_partitions() is
+    'Event trigger: remembers partitions of entries that come without a row in them, so that they need not be counted.';
 
-create function busymate_stats.watch_drop() returns event_trigger
-    language plpgsql security definer
-    set search_path = pg_catalog, pg_temp
-    as $$
-begin
-    -- One that goes because its partition is detached voids nothing.
-    if exists (select from pg_event_trigger_dropped_objects() dropped
-                 join busymate_stats.attachment a
-                   on a.entries = to_regclass(format('%I.%I', dropped.address_names[1], dropped.address_names[2]))
-                where dropped.object_type = 'trigger'
-                  and dropped.address_names[3] like 'busymate\_stats\_%') then
-        insert into busymate_stats.seal_markers values ('trigger dropped on entries', clock_timestamp());
-    end if;
-exception when others then
-    return;
-end
-$$;
-comment on function busymate_stats.watch_drop() is 'Event trigger: voids the seal when a capture trigger is dropped.';
-
--- It fires for whatever extension is dropped, which it is not told: the statement's text says whether it is this one.
-create function busymate_stats.lock_before_drop() returns event_trigger
+-- A transaction that has changed late rows holds entries, and at its commit wants the table of late changes. What locks
+-- that table first, as DROP and ALTER EXTENSION do, would wait for entries and be waited for. It fires for whatever
+-- extension it is, which it is not told: the statement's text says whether it is this one.
+create function busymate_stats.lock_fleet_first() returns event_trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
 declare
-    entries regclass;
+    relation regclass;
 begin
     if current_query() ilike '%busymate\_stats%' then
-        -- DROP EXTENSION would lock the capture index before its table. Everybody else locks the table first, so the two
-        -- would wait for each other.
-        select a.entries into entries
-          from busymate_stats.attachment a
-          join pg_class c on c.oid = a.entries and c.relkind = 'r';
-        if found then
-            execute format('lock table %s in access exclusive mode', entries);
-        end if;
+        for relation in
+            select c.oid
+              from busymate_stats.attachment a
+              join unnest(array[a.entries, a.devices]) with ordinality fleet (oid, place) on true
+              join pg_class c on c.oid = fleet.oid and c.relkind in ('r', 'p')
+             order by fleet.place
+        loop
+            -- Its partitions too.
+            execute format('lock table %s in access exclusive mode', relation);
+        end loop;
     end if;
 exception when insufficient_privilege then
     return;
 end
 $$;
-comment on function busymate_stats.lock_before_drop() is
-    'Event trigger: locks the table of entries before DROP EXTENSION locks its index.';
+comment on function busymate_stats.lock_fleet_first() is
+    'Event trigger: locks entries and devices before DROP or ALTER EXTENSION locks the extension''s own tables.';
 
-create event trigger busymate_stats_alter on ddl_command_end
-    when tag in ('ALTER TABLE', 'ALTER TRIGGER', 'ALTER FOREIGN TABLE', 'CREATE TABLE', 'CREATE FOREIGN TABLE',
-                 'CREATE SCHEMA', 'CREATE SUBSCRIPTION', 'ALTER SUBSCRIPTION') execute function busymate_stats.watch_alter();
-create event trigger busymate_stats_drop on sql_drop
-    when tag in ('DROP TRIGGER', 'ALTER TABLE', 'DROP OWNED') execute function busymate_stats.watch_drop();
+create event trigger busymate_stats_partitions on ddl_command_end
+    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA') execute function busymate_stats.note_empty_partitions();
 create event trigger busymate_stats_lock on ddl_command_start
-    when tag in ('DROP EXTENSION') execute function busymate_stats.lock_before_drop();
-alter event trigger busymate_stats_alter enable always;
-alter event trigger busymate_stats_drop enable always;
+    when tag in ('DROP EXTENSION', 'ALTER EXTENSION') execute function busymate_stats.lock_fleet_first();
+alter event trigger busymate_stats_partitions enable always;
 alter event trigger busymate_stats_lock enable always;
-comment on event trigger busymate_stats_alter is 'Notices what lets the capture triggers miss rows.';
-comment on event trigger busymate_stats_lock is 'Has DROP EXTENSION lock the table of entries first.';
-comment on event trigger busymate_stats_drop is 'Notices a dropped capture trigger.';
+comment on event trigger busymate_stats_partitions is 'Remembers partitions of entries that come empty.';
+comment on event trigger busymate_stats_lock is 'Has DROP and ALTER EXTENSION lock entries and devices first.';
 
 create function busymate_stats.verify() returns table (figure text, incremental jsonb, recomputed jsonb)
     language plpgsql stable

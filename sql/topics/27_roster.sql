@@ -33,9 +33,9 @@ create table busymate_stats.roster_changes (
     old_seen timestamptz,
     new_type text,
     new_seen timestamptz
-) with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
+) using heap with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
 create index roster_changes_gen on busymate_stats.roster_changes (gen);
-alter table busymate_stats.roster_changes replica identity full;
+alter table busymate_stats.roster_changes replica identity nothing;
 comment on table busymate_stats.roster_changes is
     'Devices that came, went, changed their connection type, or crossed the threshold.';
 comment on column busymate_stats.roster_changes.gen is 'The threshold''s generation that the writer read.';

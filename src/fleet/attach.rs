@@ -103,6 +103,7 @@ pub fn attach_as(request: &AttachRequest) {
     if let Some(present) = replaced.as_ref().filter(|present| !present.implied) {
         raise_attached_already(present);
     }
+    require_own_heaps();
     let entries = Checked::new(request.entries);
     entries.check_entries(request);
     let devices = Checked::new(request.devices);
@@ -181,6 +182,18 @@ fn own_table() -> LockedRelation {
     match find_relation("busymate_stats", "attachment").and_then(lock) {
         Some(table) => table,
         None => unreachable!("the function's extension brings the table"),
+    }
+}
+
+/// Writers write into these without SQL, as heaps.
+fn require_own_heaps() {
+    for name in ["late_changes", "seal_markers", "roster_changes"] {
+        let table = find_relation("busymate_stats", name).and_then(lock);
+        if table.is_none_or(|table| !table.is_heap) {
+            prerequisite(format!("table busymate_stats.{name} is not kept by the access method heap"))
+                .hint(format!("Run ALTER TABLE busymate_stats.{name} SET ACCESS METHOD heap."))
+                .raise();
+        }
     }
 }
 

@@ -1,34 +1,42 @@
-//! What writers do for the sealed window: nothing, but for rows that come late.
+//! What writers do for the sealed window: nothing, unless a row is late.
 //!
-//! The triggers on UPDATE and DELETE fire after a statement, with its rows in transition tables. The threshold is read as
-//! it is committed at that moment, after the rows were written: a statement that began before the threshold moved must not
-//! miss the move. `capture_insert` does the same for INSERTs, `capture_row` for partitioned entries.
+//! A row trigger fires at the end of each statement for every row of entries, in a plain table and in every partition. It
+//! reads the capture threshold as it is committed at that moment, after the row was written: a statement that began before
+//! the threshold moved must not miss the move. By then the transaction has its id and holds the table's lock, so a sealer
+//! that lists the writers later finds it, and one that listed them earlier has already committed the threshold read here.
 
 use super::attachment::{self, Attachment};
 use super::clock::Timestamp;
-use super::sealed::counts::Entry;
+use super::late::pack::{HourChange, Key, RowChange, hour_of};
+use super::late::pending::{self, note_hour, note_row};
+use super::late::table::OwnTables;
 use super::sealed::tally::class_of;
-use crate::pg::append::{Cell, append};
+use crate::pg::partition::is_partition_of;
 use crate::pg::relation::base_type;
-use crate::pg::scan::{Seen, Tuple, find_relation, newest};
+use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
+use crate::pg::scan::{Seen, Tuple, find_relation, find_schema, newest};
 use crate::pg::screen;
-use crate::pg::slot::Slot;
-use crate::pg::statement_trigger::on_statement;
-use crate::pg::thresholds;
-use crate::pg::transition::{Transition, column_of, told_column};
-use crate::torture::{Mutant, broken};
+use crate::pg::slot::{Slot, Value};
+use crate::pg::thresholds::{self, Threshold};
+use crate::torture::{self, Mutant, broken};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
-use std::collections::HashMap;
 
 const SCHEMA: &str = "busymate_stats";
 
-/// Late changes kept in memory before they are written: an UPDATE of everything must not need memory for everything.
-const PENDING: usize = 10_000;
+/// Installs the trigger's function, and what goes with the transaction.
+pub fn register() {
+    screen::register(threshold_nolock);
+    on_row(Rows::Entries, changed);
+    pending::register();
+}
 
-/// The newest threshold: its generation, and the moment before which changes are written down.
-pub fn threshold(seen: Seen) -> Option<(i64, Timestamp)> {
-    newest_threshold(seen, |row| (row.int(1), row.timestamp(2)))
+/// The newest threshold that is seen.
+pub fn threshold(seen: Seen) -> Option<Threshold> {
+    newest_threshold(seen, of_row)
+}
+
+fn of_row(row: &Tuple) -> Threshold {
+    Threshold { generation: row.int(1), moment: row.timestamp(2), window_start: row.timestamp(3) }
 }
 
 fn newest_threshold<T>(seen: Seen, each: impl FnOnce(&Tuple) -> T) -> Option<T> {
@@ -37,175 +45,177 @@ fn newest_threshold<T>(seen: Seen, each: impl FnOnce(&Tuple) -> T) -> Option<T> 
     newest(table, index, seen, each)
 }
 
-/// The threshold that a writer goes by: the one that is committed, whatever snapshot its statement has. Called once its
-/// rows are written, so that whoever looks for writers after a threshold was published finds those who read the one
-/// before.
-///
-/// One that cannot be read counts as the end of time, and as newer than whatever a reader may hold: too much written
-/// down is safe, too little never.
-pub fn threshold_now() -> (i64, Timestamp) {
-    if broken(Mutant::ThresholdOfStatement) {
-        return threshold(Seen::Statement).unwrap_or((i64::MAX, i64::MAX));
-    }
-    thresholds::published().or_else(threshold_of_table).unwrap_or((i64::MAX, i64::MAX))
-}
-
 /// The threshold as it stands in its table, which is published for whoever comes next.
-fn threshold_of_table() -> Option<(i64, Timestamp)> {
+fn threshold_of_table() -> Option<Threshold> {
     let writes = thresholds::writes();
-    let (gen_, threshold, is_own) =
-        newest_threshold(Seen::Latest, |row| (row.int(1), row.timestamp(2), row.identity().is_own()))?;
+    let (threshold, is_own) = newest_threshold(Seen::Latest, |row| (of_row(row), row.identity().is_own()))?;
     // What this transaction has written may never come to be.
     if let Some(writes) = writes.filter(|_| !is_own) {
-        thresholds::offer(writes, gen_, threshold);
+        thresholds::offer(writes, threshold);
     }
-    Some((gen_, threshold))
+    Some(threshold)
 }
 
-/// Before which moment rows count, without a lock or a look at the table, where that can be told.
-fn threshold_at_a_glance() -> Option<Timestamp> {
-    if broken(Mutant::ThresholdOfStatement) {
+/// Before which entry time rows count, without a lock or a look at the table, where that can be told.
+fn threshold_nolock() -> Option<Timestamp> {
+    if broken(Mutant::ThresholdOfStatement) || broken(Mutant::ThresholdOfTransaction) {
         return None;
     }
-    thresholds::at_a_glance().map(|(_, threshold)| threshold)
-}
-
-/// Has rows captured.
-pub fn register() {
-    screen::register(threshold_at_a_glance);
-    on_statement(changed);
+    thresholds::at_a_glance().map(|threshold| threshold.moment)
 }
 
 pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
     kind == pg_sys::TIMESTAMPTZOID || base_type(kind) == pg_sys::TIMESTAMPTZOID
 }
 
-/// AFTER UPDATE and DELETE on entries, by statement. All that is told is the name of the entry time, to one of the two:
-/// whatever triggers are told is copied for every statement, and the rest is asked for when a row is late.
-fn changed(trigger: &PgTrigger) {
-    let time = told_column(trigger).filter(|(_, kind)| is_timestamptz(*kind));
-    let (Some((time, _)), Ok(relation)) = (time, trigger.relid()) else {
-        return mark("entry time changed");
-    };
-    let (gen_, threshold) = threshold_now();
-    let mut late = Late { gen_, threshold, time, relation, trigger, columns: None, pending: HashMap::new() };
-    late.read(Transition::old(trigger), Transition::new(trigger));
-    late.write();
-}
-
 /// Voids what is sealed: a row that the sealer will find.
 pub fn mark(reason: &str) {
-    if let Some(table) = find_relation(SCHEMA, "seal_markers") {
-        let now = pgrx::datetime::clock_timestamp().into_inner();
-        append(table, std::iter::once([Cell::Text(reason), Cell::Timestamp(now)]));
+    if let Some(schema) = find_schema(SCHEMA) {
+        OwnTables::of(schema).mark(reason);
     }
 }
 
-/// A counted column: its number and its type; `None` when it is gone.
-pub type Column = Option<(i16, pg_sys::Oid)>;
+/// A counted column: its number, and its type with domains resolved.
+type Column = (i16, pg_sys::Oid);
 
-/// Host, status, source and device of the attached fleet; `named` finds a column of the changed relation by its name.
-pub fn counted_columns(named: impl Fn(&str) -> Column) -> [Column; 4] {
-    let fleet = attachment::read(Seen::Latest);
-    let names = fleet.as_ref().map(Attachment::counted_columns);
-    std::array::from_fn(|place| {
-        let column = names.and_then(|names| named(names[place + 1]));
-        if column.is_none() {
-            mark("column changed");
-        }
-        column.map(|(number, kind)| (number, base_type(kind)))
-    })
-}
-
-/// What is counted of a row.
-pub fn entry_of(time: Timestamp, columns: &[Column; 4], row: &Slot) -> Entry {
-    let [host, status, source, device] = *columns;
-    let text = |column: Column| column.and_then(|(number, kind)| row.text(number, kind));
-    let class = class_of(text(status).and_then(|status| status.parse().ok())) as i64;
-    Entry {
-        time,
-        source: text(source).unwrap_or_else(|| "unknown".into()),
-        class,
-        host: text(host),
-        device: text(device),
-    }
-}
-
-/// Appends late changes to rows of a relation: how many came, less those that went.
-pub fn write_down<'a>(gen_: i64, relation: pg_sys::Oid, changes: impl Iterator<Item = (&'a Entry, i64)>) {
-    let Some(table) = find_relation(SCHEMA, "late_changes") else {
-        return;
-    };
-    let rows = changes.map(|(entry, n)| {
-        [
-            Cell::Int(gen_),
-            Cell::Timestamp(entry.time),
-            Cell::Text(&entry.source),
-            Cell::Int(entry.class),
-            entry.host.as_deref().map_or(Cell::Null, Cell::Text),
-            entry.device.as_deref().map_or(Cell::Null, Cell::Text),
-            Cell::Int(n),
-            Cell::Oid(relation),
-        ]
-    });
-    append(table, rows);
-}
-
-struct Late<'a> {
-    gen_: i64,
-    threshold: Timestamp,
+/// What is known of a table for as long as one statement runs.
+#[derive(Clone, Copy)]
+struct Known {
+    tables: OwnTables,
+    /// Whether the table belongs to the attached entries. Another one may have the trigger by hand, or from a dump.
+    counts: bool,
+    /// The number of the entry time; 0 when it is gone or of another type.
     time: i16,
-    relation: pg_sys::Oid,
-    trigger: &'a PgTrigger<'a>,
-    /// Of host, status, source, device: looked up when the first late row comes.
+    /// Read once a statement where it is not in shared memory.
+    threshold: Option<Threshold>,
+    /// Of host, status, source, device; looked up when the first late row comes.
     columns: Option<[Column; 4]>,
-    pending: HashMap<Entry, i64>,
+    /// Whether the statement has voided what is sealed, so that nothing more need be noted.
+    is_void: bool,
 }
 
-impl Late<'_> {
-    /// Reads both tables side by side, so that an UPDATE that changes nothing counted cancels itself out as it goes.
-    fn read(&mut self, mut old: Option<Transition>, mut new: Option<Transition>) {
-        loop {
-            let before = old.as_mut().is_some_and(Transition::next);
-            let after = new.as_mut().is_some_and(Transition::next);
-            if before && let Some(row) = &old {
-                self.take(row.row(), -1);
-            }
-            if after && let Some(row) = &new {
-                self.take(row.row(), 1);
-            }
-            if !before && !after {
-                return;
-            }
-            if self.pending.len() >= PENDING {
-                self.write();
-            }
+impl Known {
+    fn of(trigger: &RowTrigger) -> Self {
+        let fleet = attachment::read(Seen::Latest);
+        let relation = trigger.relation();
+        let counts =
+            fleet.is_some_and(|fleet| relation == fleet.entries || is_partition_of(relation, fleet.entries));
+        let time = trigger.named_column(0).filter(|(_, kind)| is_timestamptz(*kind));
+        Self {
+            tables: OwnTables::of(trigger.schema_of_function()),
+            counts: counts || broken(Mutant::AnyTableCounts),
+            time: time.map_or(0, |(number, _)| number),
+            threshold: None,
+            columns: None,
+            is_void: false,
         }
     }
+}
 
-    fn take(&mut self, row: &Slot, n: i64) {
-        // A null entry time is in no window, but in the total: it stands before every moment.
-        let time = row.value(self.time).map_or(i64::MIN, |datum| datum.value() as i64);
-        if time >= self.threshold {
-            return;
+fn changed(trigger: &RowTrigger) {
+    let known = trigger.kept(|| Known::of(trigger));
+    if !known.counts || known.is_void {
+        return;
+    }
+    let void = |reason| {
+        known.tables.mark(reason);
+        trigger.keep(Known { is_void: true, ..known });
+    };
+    if known.time == 0 {
+        return void("entry time changed");
+    }
+    let threshold = threshold_for(trigger, &known);
+    let late = |row: &Slot| time_of(row, known.time) < threshold.moment;
+    let (old, new) = (trigger.before().filter(late), trigger.after().filter(late));
+    if old.is_none() && new.is_none() {
+        return;
+    }
+    // A TRUNCATE later in this transaction would empty the file in place: nothing would tell that the rows are gone.
+    if trigger.is_in_new_file() && !broken(Mutant::NewFileTrusted) {
+        return void("written into a new file");
+    }
+    let Some(columns) = known.columns.or_else(|| columns(trigger)) else {
+        return void("column changed");
+    };
+    trigger.keep(Known { columns: Some(columns), ..trigger.kept(|| known) });
+    let relation = trigger.relation().to_u32();
+    let old = old.as_ref().map(|slot| row_of(slot, relation, known.time, &columns, false));
+    let new = new.as_ref().map(|slot| row_of(slot, relation, known.time, &columns, true));
+    if let (Some(old), Some(new)) = (&old, &new)
+        && (RowChange { came: true, ..*old }) == *new
+    {
+        return;
+    }
+    for row in [old, new].into_iter().flatten() {
+        if row.time < threshold.window_start {
+            let n = if row.came { 1 } else { -1 };
+            let change = HourChange { relation, hour: hour_of(row.time), n };
+            note_hour(known.tables, threshold.generation, change);
+        } else {
+            note_row(known.tables, threshold.generation, &row);
         }
-        let entry = self.entry(row, time);
-        let sum = self.pending.entry(entry).or_insert(0);
-        *sum += n;
     }
+}
 
-    fn entry(&mut self, row: &Slot, time: Timestamp) -> Entry {
-        let trigger = self.trigger;
-        let columns = self.columns.get_or_insert_with(|| counted_columns(|name| column_of(trigger, name)));
-        entry_of(time, columns, row)
+fn row_of<'a>(
+    slot: &'a Slot,
+    relation: u32,
+    time: i16,
+    columns: &[Column; 4],
+    came: bool,
+) -> RowChange<Key<'a>> {
+    let [host, status, source, device] = *columns;
+    RowChange {
+        relation,
+        time: time_of(slot, time),
+        came,
+        class: class_of(slot.int(status.0, status.1)) as u8,
+        source: key_of(slot.stored(source.0, source.1)),
+        host: key_of(slot.stored(host.0, host.1)),
+        device: key_of(slot.stored(device.0, device.1)),
     }
+}
 
-    fn write(&mut self) {
-        self.pending.retain(|_, n| *n != 0);
-        if self.pending.is_empty() {
-            return;
-        }
-        write_down(self.gen_, self.relation, self.pending.iter().map(|(entry, n)| (entry, *n)));
-        self.pending.clear();
+/// A row without an entry time is in no window, but in the total: it stands before every moment.
+fn time_of(row: &Slot, time: i16) -> Timestamp {
+    row.value(time).map_or(Timestamp::MIN, |datum| datum.value() as i64)
+}
+
+fn key_of(value: Value) -> Key {
+    match value {
+        Value::Null => Key::Null,
+        Value::Text(text) => Key::Text(text),
+        Value::Uuid(uuid) => Key::Uuid(uuid),
+        Value::Int(number) => Key::Int(number),
     }
+}
+
+/// Host, status, source and device; `None` when one of them is gone.
+fn columns(trigger: &RowTrigger) -> Option<[Column; 4]> {
+    let fleet = attachment::read(Seen::Latest)?;
+    let [_, host, status, source, device] = Attachment::counted_columns(&fleet);
+    let column = |name: &String| {
+        let (number, kind) = trigger.column_of(name)?;
+        Some((number, base_type(kind)))
+    };
+    Some([column(host)?, column(status)?, column(source)?, column(device)?])
+}
+
+/// The threshold that is committed at this moment, whatever snapshot the statement has. What is read from the table holds
+/// for the whole statement: the transaction keeps its id and the table's lock for as long.
+fn threshold_for(trigger: &RowTrigger, known: &Known) -> Threshold {
+    if broken(Mutant::ThresholdOfStatement) {
+        return threshold(Seen::Statement).unwrap_or(Threshold::UNKNOWN);
+    }
+    if broken(Mutant::ThresholdOfTransaction) {
+        return torture::kept_for_transaction(|| threshold_of_table().unwrap_or(Threshold::UNKNOWN));
+    }
+    if let Some(published) = thresholds::at_a_glance().or_else(thresholds::published) {
+        return published;
+    }
+    known.threshold.unwrap_or_else(|| {
+        let read = threshold_of_table().unwrap_or(Threshold::UNKNOWN);
+        trigger.keep(Known { threshold: Some(read), ..*known });
+        read
+    })
 }

@@ -3,11 +3,10 @@
 mod attach;
 mod attachment;
 mod capture;
-mod capture_insert;
-mod capture_row;
 mod clock;
 mod create;
 mod figures;
+pub mod late;
 mod oracle;
 pub mod roster;
 pub mod sealed;
@@ -30,11 +29,9 @@ use pgrx::prelude::*;
 use roster::reader::Missing;
 use serde_json::Value;
 
-/// Has what is written into entries and devices captured.
+/// Installs what captures changes of entries and devices.
 pub fn register() {
     capture::register();
-    capture_insert::register();
-    capture_row::register();
     roster::register();
 }
 

@@ -1,15 +1,19 @@
-//! What the relation of entries is like, as far as it decides whether it can be sealed and what is sealed still holds:
-//! a plain table, or a tree of partitions.
+//! What the relation of entries is like, as far as it decides whether it can be sealed and what is sealed still holds.
 //!
-//! The columns of a tree's root are part of every state, and so is each leaf that a state has counted. A leaf that has
+//! Entries are one table or a tree of partitions; the tables that hold rows are its leaves, and a plain table is its own
+//! only leaf. The columns of the root are part of every state, and so is each leaf that a state has counted. A leaf that has
 //! gone takes its count with it; one that has come must have come empty. Anything else, and all is counted anew.
 
 use super::attachment::Attachment;
 use super::clock::Timestamp;
-use super::sealed::state::{ROW_FUNCTION, ROW_TRIGGER, State, change_of_table, columns_print, fingerprint};
+use super::sealed::state::{State, reads_the_same_everywhere};
+use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER};
+use crate::pg::catalog::{Version, column_version, has_children, trigger_version};
+use crate::pg::identity::database_is_utf8;
 use crate::pg::partition::{generation, lock_for_reading, partitions_of, watch, watch_all};
 use crate::pg::relation::{
-    LockedRelation, column_number, is_being_changed_here, lock, lock_for_reading_now, triggers,
+    LockedRelation, column_number, column_type, is_being_changed_here, is_not_null, is_virtual, lock,
+    lock_for_reading_now, triggers,
 };
 use crate::pg::scan::{Seen, find_relation, scan};
 use crate::torture::{Mutant, broken};
@@ -26,8 +30,10 @@ const TRIES: usize = 10;
 /// What a state has counted of a leaf.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaf {
-    /// What it was like.
-    pub print: u64,
+    /// The file that holds it: another one after a TRUNCATE or a rewrite.
+    pub file: u32,
+    /// What else it was like.
+    pub fingerprint: u64,
     /// The first moment that none of its rows can have; the end of time where nothing is known.
     pub until: Timestamp,
     /// Its rows before the state's boundary.
@@ -39,28 +45,23 @@ pub type Leaves = BTreeMap<u32, Leaf>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LeafNow {
-    print: u64,
-    until: Timestamp,
     file: u32,
+    fingerprint: u64,
+    until: Timestamp,
     trigger: pg_sys::Oid,
 }
 
 /// What the relation of entries is like now.
-pub struct Shape {
-    /// Of the relation itself.
-    pub print: String,
-    tree: Option<Rc<Tree>>,
-}
+pub struct Shape(Rc<Tree>);
 
 struct Tree {
     of: Attachment,
     generation: u64,
-    /// The root and what stands between it and the leaves.
-    inner: Vec<pg_sys::Oid>,
+    is_partitioned: bool,
     /// What stands below the root, each after its parent.
     below: Vec<pg_sys::Oid>,
     leaves: BTreeMap<u32, LeafNow>,
-    print: String,
+    fingerprint: String,
 }
 
 thread_local! {
@@ -85,9 +86,6 @@ fn shape_with(
     fleet: &Attachment,
     lock: impl Fn(pg_sys::Oid) -> bool,
 ) -> Result<Shape, String> {
-    if entries.kind != b'p' {
-        return Ok(Shape { print: fingerprint(entries, fleet)?, tree: None });
-    }
     let locked = |oid| if lock(oid) { Ok(()) } else { Err("a partition is locked".to_owned()) };
     for _ in 0..TRIES {
         let kept = KEPT.with_borrow(|kept| kept.clone().filter(|tree| tree.of == *fleet));
@@ -101,13 +99,13 @@ fn shape_with(
                 watch_all();
                 let begun = generation();
                 let tree = Rc::new(grow(entries, fleet, begun, &locked)?);
-                watch(tree.inner.iter().chain(&tree.below).copied());
+                watch(std::iter::once(entries.oid).chain(tree.below.iter().copied()));
                 KEPT.set(Some(Rc::clone(&tree)));
                 tree
             }
         };
         if tree.generation == generation() {
-            return Ok(Shape { print: tree.print.clone(), tree: Some(tree) });
+            return Ok(Shape(tree));
         }
     }
     Err("partitions are changing".into())
@@ -120,14 +118,19 @@ fn grow(
     generation: u64,
     locked: &impl Fn(pg_sys::Oid) -> Result<(), String>,
 ) -> Result<Tree, String> {
+    let is_partitioned = root.kind == b'p';
     let mut tree = Tree {
         of: fleet.clone(),
         generation,
-        inner: vec![root.oid],
+        is_partitioned,
         below: Vec::new(),
         leaves: BTreeMap::new(),
-        print: columns_print(root, fleet)?,
+        fingerprint: columns_fingerprint(root, fleet)?,
     };
+    if !is_partitioned {
+        tree.leaves.insert(root.oid.to_u32(), leaf(root, fleet, Timestamp::MAX)?);
+        return Ok(tree);
+    }
     let mut parents = vec![(root.oid, Timestamp::MAX)];
     while let Some((parent, until)) = parents.pop() {
         let partitions = partitions_of(parent, column_number(parent, &fleet.entry_time));
@@ -142,7 +145,6 @@ fn grow(
                 return Err("partitions are changing".into());
             };
             if relation.kind == b'p' {
-                tree.inner.push(partition.oid);
                 parents.push((partition.oid, until));
             } else {
                 tree.leaves.insert(partition.oid.to_u32(), leaf(&relation, fleet, until)?);
@@ -153,30 +155,79 @@ fn grow(
 }
 
 fn leaf(relation: &LockedRelation, fleet: &Attachment, until: Timestamp) -> Result<LeafNow, String> {
-    if relation.kind != b'r' {
-        return Err(format!("partition {} is a foreign table", relation.name));
+    let name = &relation.name;
+    match relation.kind {
+        b'r' => {}
+        b'f' => return Err(format!("{name} is a foreign table")),
+        _ => return Err(format!("{name} is not a table")),
     }
     if relation.unlogged {
-        return Err(format!("{} is unlogged, so a crash would empty it unseen", relation.name));
+        return Err(format!("{name} is unlogged, so a crash would empty it unseen"));
+    }
+    if !relation.is_heap {
+        return Err(format!("{name} is kept by another access method than heap"));
+    }
+    // Reading the table reads them too, and their rows fire no trigger of ours. Nothing tells of their coming but this.
+    if has_children(relation.oid) && !broken(Mutant::ChildrenUnseen) {
+        return Err(format!("other tables inherit from {name}"));
     }
     let found = triggers(relation.oid)
         .into_iter()
-        .find(|trigger| trigger.name == ROW_TRIGGER && trigger.function == ROW_FUNCTION);
+        .find(|trigger| trigger.name == CAPTURE_TRIGGER && trigger.function == CAPTURE_FUNCTION);
     let Some(trigger) = found else {
-        return Err(format!("trigger {ROW_TRIGGER} is missing on {}", relation.name));
+        return Err(format!("trigger {CAPTURE_TRIGGER} is missing on {name}"));
     };
     if !trigger.always {
-        return Err(format!("trigger {ROW_TRIGGER} is disabled on {}", relation.name));
+        return Err(format!("trigger {CAPTURE_TRIGGER} is disabled on {name}"));
     }
-    if !trigger.unconditional || trigger.arguments != [fleet.entry_time.as_str()] {
-        return Err(format!("trigger {ROW_TRIGGER} on {} is not as attach() makes it", relation.name));
+    if !trigger.unconditional
+        || !trigger.fires_after_each_row
+        || trigger.arguments != [fleet.entry_time.as_str()]
+    {
+        return Err(format!("trigger {CAPTURE_TRIGGER} on {name} is not as attach() makes it"));
     }
+    let version = match trigger_version(relation.oid, CAPTURE_TRIGGER) {
+        Some(_) if broken(Mutant::TriggerVersionUnseen) => Some((trigger.oid.to_u32(), Version::default())),
+        found => found,
+    };
     let file = if broken(Mutant::LeafFileUnseen) { 0 } else { relation.file };
     // The trigger's own OID: a partition that was away and is back has a new one.
-    let print = format!("{file} {} {}", trigger.oid.to_u32(), columns_print(relation, fleet)?);
-    let hash = Sha256::digest(print.as_bytes());
-    let print = hash.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
-    Ok(LeafNow { print, until, file: relation.file, trigger: trigger.oid })
+    let fingerprint = format!("{version:?} {}", columns_fingerprint(relation, fleet)?);
+    let hash = Sha256::digest(fingerprint.as_bytes());
+    let fingerprint = hash.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
+    Ok(LeafNow { file, fingerprint, until, trigger: trigger.oid })
+}
+
+/// What a relation's counted columns are like, or why their rows cannot be counted ahead. The versions of their rows in the
+/// catalog are part of it: doing something to a column and undoing it makes another version.
+fn columns_fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<String, String> {
+    if !database_is_utf8() {
+        return Err("the database's encoding is not UTF8".into());
+    }
+    let name = &relation.name;
+    if !matches!(relation.kind, b'r' | b'p') {
+        return Err(format!("{name} is not a table"));
+    }
+    let mut fingerprint = relation.oid.to_u32().to_string();
+    for (place, column) in fleet.counted_columns().into_iter().enumerate() {
+        let number = column_number(relation.oid, column);
+        if number <= 0 {
+            return Err(format!("column \"{column}\" is missing in {name}"));
+        }
+        if place == 0 && !is_not_null(relation.oid, number) {
+            return Err(format!("column \"{column}\" of {name} may be null"));
+        }
+        if is_virtual(relation.oid, number) {
+            return Err(format!("column \"{column}\" of {name} is computed when it is read"));
+        }
+        let kind = column_type(relation.oid, number);
+        if place != 0 && place != 2 && !reads_the_same_everywhere(kind) {
+            return Err(format!("column \"{column}\" of {name} has a type whose text may differ"));
+        }
+        let version = column_version(relation.oid, number);
+        fingerprint.push_str(&format!(" {number}:{} {version:?}", kind.to_u32()));
+    }
+    Ok(fingerprint)
 }
 
 /// Every relation that a writer into entries may hold a lock on, as of this moment; none of them is locked.
@@ -193,33 +244,31 @@ pub fn members(entries: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 }
 
 impl Shape {
-    /// Whether nothing has been added since: ATTACH PARTITION does not wait for readers. VACUUM and ANALYZE send the same
-    /// messages, and change nothing.
+    /// Whether nothing has been added since: ATTACH PARTITION and INHERIT do not wait for readers. VACUUM and ANALYZE send
+    /// the same messages, and change nothing.
     pub fn still_holds(&self, entries: &LockedRelation, fleet: &Attachment) -> bool {
-        let Some(tree) = self.tree.as_ref().filter(|tree| tree.generation != generation()) else {
+        if self.0.generation == generation() {
             return true;
-        };
-        let now = shape_now(entries, fleet).ok().and_then(|shape| shape.tree);
-        now.is_some_and(|now| now.print == tree.print && now.leaves == tree.leaves)
+        }
+        let now = shape_now(entries, fleet);
+        now.is_ok_and(|Shape(now)| now.fingerprint == self.0.fingerprint && now.leaves == self.0.leaves)
     }
 
     /// Whether what a state has counted still holds, or why not.
     pub fn agrees_with(&self, state: &State) -> Result<(), String> {
-        if state.fingerprint != self.print {
-            return Err(match self.tree {
-                None => change_of_table(&state.fingerprint, &self.print).into(),
-                Some(_) => "the relation has changed since".into(),
-            });
+        let tree = &self.0;
+        if state.fingerprint != tree.fingerprint {
+            return Err("the relation has changed since".into());
         }
-        let Some(tree) = &self.tree else {
-            return Ok(());
-        };
         let counted = &state.maps.leaves;
         let mut new = Vec::new();
         for (oid, now) in &tree.leaves {
             match counted.get(oid) {
-                Some(leaf) if leaf.print == now.print => {}
-                Some(_) => return Err("a partition has changed since".into()),
+                Some(leaf) if leaf.file != now.file => return Err(tree.told_of("was emptied or rewritten")),
+                Some(leaf) if leaf.fingerprint != now.fingerprint => {
+                    return Err(tree.told_of("has changed since"));
+                }
+                Some(_) => {}
                 None => new.push((*oid, now)),
             }
         }
@@ -235,41 +284,46 @@ impl Shape {
         Ok(())
     }
 
-    /// The leaves that a state counts from now on, with what it has counted of them; none for a plain table.
+    /// What a state that counts these relations carries of them.
+    pub fn fingerprint(&self) -> &str {
+        &self.0.fingerprint
+    }
+
+    /// The leaves that a state counts from now on, with what it has counted of them.
     pub fn leaves(&self, counted: &Leaves) -> Leaves {
-        let Some(tree) = &self.tree else {
-            return Leaves::new();
-        };
         let leaf = |(oid, now): (&u32, &LeafNow)| {
             let count = counted.get(oid).map_or(0, |leaf| leaf.count);
-            (*oid, Leaf { print: now.print, until: now.until, count })
+            (*oid, Leaf { file: now.file, fingerprint: now.fingerprint, until: now.until, count })
         };
-        tree.leaves.iter().map(leaf).collect()
+        self.0.leaves.iter().map(leaf).collect()
     }
 
     /// What a state has counted in total, without what has gone since.
     pub fn total(&self, state: &State) -> i64 {
-        let Some(tree) = self.tree.as_ref().filter(|_| !broken(Mutant::GoneLeafCounted)) else {
-            return state.total;
-        };
-        let present = state.maps.leaves.iter().filter(|(oid, _)| tree.leaves.contains_key(oid));
+        let stays = |oid| broken(Mutant::GoneLeafCounted) || self.0.leaves.contains_key(oid);
+        let present = state.maps.leaves.iter().filter(|(oid, _)| stays(*oid));
         present.map(|(_, leaf)| leaf.count).sum()
     }
 
-    /// Whether these are partitioned entries.
-    pub fn is_tree(&self) -> bool {
-        self.tree.is_some()
+    /// Whether the entries are partitioned.
+    pub fn is_partitioned(&self) -> bool {
+        self.0.is_partitioned
     }
 
-    /// Whether a late change to a row of `relation` counts: a partition may have left since.
-    pub fn counts(&self, relation: pg_sys::Oid) -> bool {
-        broken(Mutant::GoneLeafNotIgnored)
-            || self.tree.as_ref().is_none_or(|tree| tree.leaves.contains_key(&relation.to_u32()))
+    /// Whether a late change to a row of the table with this OID counts: a partition may have left since.
+    pub fn counts(&self, table: u32) -> bool {
+        broken(Mutant::GoneLeafNotIgnored) || self.0.leaves.contains_key(&table)
     }
 
     /// Whether a statement of this session that has not ended may be changing a partition.
     pub fn is_being_changed_here(&self) -> bool {
-        self.tree.as_ref().is_some_and(|tree| tree.below.iter().any(|oid| is_being_changed_here(*oid)))
+        self.0.below.iter().any(|oid| is_being_changed_here(*oid))
+    }
+}
+
+impl Tree {
+    fn told_of(&self, what: &str) -> String {
+        format!("{} {what}", if self.is_partitioned { "a partition" } else { "the table" })
     }
 }
 

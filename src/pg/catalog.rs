@@ -12,8 +12,16 @@ const ENUM: u32 = 3501;
 const ENUM_TYPE_INDEX: u32 = 3503;
 const ENUM_TYPE: u32 = 2;
 
-/// The version of a trigger's row: the trigger's OID, and who wrote it. `None` when the relation has no such trigger.
-pub fn trigger_version(relation: pg_sys::Oid, name: &str) -> Option<(u32, u32)> {
+/// A version of a catalog's row: who wrote it, and where it is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    writer: u32,
+    block: (u16, u16),
+    line: u16,
+}
+
+/// The version of a trigger's row, and the trigger's OID. `None` when the relation has no such trigger.
+pub fn trigger_version(relation: pg_sys::Oid, name: &str) -> Option<(u32, Version)> {
     let mut found = None;
     each_by_oid(
         pg_sys::TriggerRelationId.to_u32(),
@@ -25,7 +33,7 @@ pub fn trigger_version(relation: pg_sys::Oid, name: &str) -> Option<(u32, u32)> 
             unsafe {
                 let trigger = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_trigger>();
                 if CStr::from_ptr(trigger.tgname.data.as_ptr()).to_bytes() == name.as_bytes() {
-                    found = Some((trigger.oid.to_u32(), written_by(tuple)));
+                    found = Some((trigger.oid.to_u32(), version_of(tuple)));
                 }
             }
         },
@@ -34,7 +42,7 @@ pub fn trigger_version(relation: pg_sys::Oid, name: &str) -> Option<(u32, u32)> 
 }
 
 /// The versions of the rows of an enum's labels; empty for any other type.
-pub fn label_versions(kind: pg_sys::Oid) -> Vec<(u32, u32)> {
+pub fn label_versions(kind: pg_sys::Oid) -> Vec<(u32, Version)> {
     let mut found = Vec::new();
     // SAFETY: a syscache look-up in a transaction.
     if unsafe { pg_sys::type_is_enum(kind) } {
@@ -42,15 +50,15 @@ pub fn label_versions(kind: pg_sys::Oid) -> Vec<(u32, u32)> {
             // SAFETY: a row of pg_enum, whose fixed part begins where GETSTRUCT points to.
             unsafe {
                 let label = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_enum>();
-                found.push((label.oid.to_u32(), written_by(tuple)));
+                found.push((label.oid.to_u32(), version_of(tuple)));
             }
         });
     }
     found
 }
 
-/// Who wrote the row of a column. `None` when there is no such column.
-pub fn column_version(relation: pg_sys::Oid, number: i16) -> Option<u32> {
+/// The version of a column's row. `None` when there is no such column.
+pub fn column_version(relation: pg_sys::Oid, number: i16) -> Option<Version> {
     // SAFETY: a syscache look-up in a transaction; the row is read before it is released.
     unsafe {
         let row = pg_sys::SearchSysCache2(
@@ -61,7 +69,7 @@ pub fn column_version(relation: pg_sys::Oid, number: i16) -> Option<u32> {
         if row.is_null() {
             return None;
         }
-        let version = written_by(row);
+        let version = version_of(row);
         pg_sys::ReleaseSysCache(row);
         Some(version)
     }
@@ -86,9 +94,16 @@ pub fn has_children(relation: pg_sys::Oid) -> bool {
 
 /// # Safety
 /// `tuple` is a row on a page or a copy of one.
-unsafe fn written_by(tuple: pg_sys::HeapTuple) -> u32 {
-    // SAFETY: by the caller's promise it has a header. Freezing leaves the number in its place.
-    unsafe { pg_sys::HeapTupleHeaderGetRawXmin((*tuple).t_data) }.into_inner()
+unsafe fn version_of(tuple: pg_sys::HeapTuple) -> Version {
+    // SAFETY: by the caller's promise it has a header. Freezing leaves the writer's number in its place.
+    unsafe {
+        let place = (*tuple).t_self;
+        Version {
+            writer: pg_sys::HeapTupleHeaderGetRawXmin((*tuple).t_data).into_inner(),
+            block: (place.ip_blkid.bi_hi, place.ip_blkid.bi_lo),
+            line: place.ip_posid,
+        }
+    }
 }
 
 fn each_by_oid(

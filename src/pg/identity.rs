@@ -23,6 +23,13 @@ pub fn current_role() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// The running transaction's id, the outermost one's; 0 while it has none.
+#[cfg(feature = "torture")]
+pub fn transaction_id() -> u32 {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() }.into_inner()
+}
+
 /// Whether the running code was reached in a security-restricted operation, such as [`as_owner`] and REFRESH
 /// MATERIALIZED VIEW are: it is then that of the role whose relation is read, or called by it.
 pub fn is_restricted() -> bool {

@@ -2,18 +2,16 @@
 //! Each block states the precondition it rests on. Nothing here knows what the extension is about.
 #![allow(unsafe_code)]
 
-pub mod append;
 pub mod argument;
 pub mod background;
 pub mod bare;
 pub mod catalog;
 pub mod databases;
 pub mod identity;
-pub mod insert_index;
-pub mod inserted_row;
 pub mod invalidation;
 pub mod json;
 pub mod jsonb;
+pub mod own_rows;
 pub mod partition;
 pub mod query;
 pub mod question;
@@ -26,11 +24,10 @@ pub mod setting;
 mod setting_place;
 pub mod shared;
 pub mod slot;
-pub mod speculation;
-pub mod statement_trigger;
 pub mod thresholds;
 pub mod transaction;
-pub mod transition;
+pub mod transaction_events;
+pub mod transaction_memory;
 
 /// What PostgreSQL asks the library for of each function that does without pgrx's wrapper.
 const VERSION_1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };

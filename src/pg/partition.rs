@@ -89,6 +89,25 @@ fn first_key(parent: pg_sys::Oid) -> Key {
     key
 }
 
+unsafe extern "C-unwind" {
+    /// Of `catalog/partition.h`, which pgrx does not bind.
+    fn get_partition_parent(partition: pg_sys::Oid, even_if_detached: bool) -> pg_sys::Oid;
+}
+
+/// Whether `relation` stands somewhere below `root` in a tree of partitions, be it on its way out.
+pub fn is_partition_of(relation: pg_sys::Oid, root: pg_sys::Oid) -> bool {
+    let mut relation = relation;
+    // SAFETY: syscache look-ups in a transaction. The parent is looked up for partitions alone, which have one.
+    while unsafe { pg_sys::get_rel_relispartition(relation) } {
+        // SAFETY: as above; it may raise an error, so it is guarded like a function that pgrx binds.
+        relation = unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_parent(relation, true)) };
+        if relation == root {
+            return true;
+        }
+    }
+    false
+}
+
 /// Locks a relation ACCESS SHARE until the transaction ends, whether it is there or not.
 pub fn lock_for_reading(relation: pg_sys::Oid) {
     // SAFETY: takes the lock, and the messages that came before it.

@@ -56,14 +56,15 @@ impl RangeIndex {
         }
     }
 
-    /// Hands over each row from `from` on and, where it is given, before `to`.
-    pub fn each(&self, from: i64, to: Option<i64>, mut each: impl FnMut(&Slot)) {
+    /// Hands over each row from `from` on and, where it is given, before `to`, until `each` says that it has enough.
+    pub fn each(&self, from: i64, to: Option<i64>, mut each: impl FnMut(&Slot) -> bool) {
         self.scan(from, to, |scan, slot| {
             // SAFETY: slot and scan are open and made for one table.
             unsafe {
                 let row = Slot::new(slot);
-                while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
-                    each(&row);
+                while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
+                    && each(&row)
+                {
                     pgrx::check_for_interrupts!();
                 }
             }

@@ -11,8 +11,6 @@ pub struct LockedRelation {
     pub owner: pg_sys::Oid,
     /// `schema.name`, quoted.
     pub name: String,
-    /// Its schema, quoted.
-    pub schema: String,
     /// `relkind` of pg_class.
     pub kind: u8,
     /// Whether it is temporary.
@@ -43,7 +41,6 @@ pub fn lock(relation: pg_sys::Oid) -> Option<LockedRelation> {
             oid: relation,
             owner: class.relowner,
             name: CStr::from_ptr(name).to_string_lossy().into_owned(),
-            schema: CStr::from_ptr(pg_sys::quote_identifier(schema)).to_string_lossy().into_owned(),
             kind: class.relkind as u8,
             temporary: class.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
             unlogged: class.relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED,

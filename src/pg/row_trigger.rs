@@ -1,10 +1,10 @@
 //! The trigger that fires for each row, as near to PostgreSQL as it goes: what it costs, every row of a COPY pays.
 
 use super::slot::Slot;
-use super::transition::{column_of_relation, named_column_of};
 use super::{VERSION_1, screen};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::ffi::CStr;
 use std::sync::OnceLock;
 
 /// `InvalidSubTransactionId`.
@@ -19,7 +19,7 @@ pub struct RowTrigger {
 /// The relation whose rows a trigger is for: each has a function of its own.
 #[derive(Clone, Copy)]
 pub enum Rows {
-    /// `capture_row`
+    /// `capture_change`
     Entries,
     /// `roster_change`
     Devices,
@@ -35,7 +35,7 @@ pub fn on_row(of: Rows, work: fn(&RowTrigger)) {
 
 /// What PostgreSQL asks a function's library for.
 #[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_capture_row_wrapper() -> *const pg_sys::Pg_finfo_record {
+pub extern "C" fn pg_finfo_capture_change_wrapper() -> *const pg_sys::Pg_finfo_record {
     &VERSION_1
 }
 
@@ -45,12 +45,12 @@ pub extern "C" fn pg_finfo_roster_change_wrapper() -> *const pg_sys::Pg_finfo_re
     &VERSION_1
 }
 
-/// AFTER INSERT, UPDATE and DELETE on partitioned entries, for each row.
+/// AFTER INSERT, UPDATE and DELETE on entries, for each row.
 ///
 /// # Safety
 /// Called by PostgreSQL's function manager.
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn capture_row_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+pub unsafe extern "C-unwind" fn capture_change_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: by the caller's promise. This frame has nothing to release.
     unsafe {
         if !screen::entry_does_not_count(call) {
@@ -137,7 +137,7 @@ impl RowTrigger {
         Some(unsafe { Slot::new(slot) })
     }
 
-    /// The relation that holds the row: a partition.
+    /// The table that holds the row: of partitioned entries, a partition.
     pub fn relation(&self) -> pg_sys::Oid {
         // SAFETY: the relation is open while the trigger runs.
         unsafe { (*self.data().tg_relation).rd_id }
@@ -165,14 +165,26 @@ impl RowTrigger {
     /// The column that an argument, counted from 0, names: its number and its type, a domain not resolved. `None` when
     /// there is no such argument or column.
     pub fn named_column(&self, argument: usize) -> Option<(i16, pg_sys::Oid)> {
-        // SAFETY: relation and trigger stay while it runs.
-        unsafe { named_column_of(&*self.data().tg_trigger, self.data().tg_relation, argument) }
+        // SAFETY: relation and trigger stay while it runs; tgargs holds tgnargs strings that end with NUL.
+        unsafe {
+            let trigger = &*self.data().tg_trigger;
+            if argument >= usize::try_from(trigger.tgnargs).unwrap_or(0) {
+                return None;
+            }
+            column_of_relation(self.data().tg_relation, CStr::from_ptr(*trigger.tgargs.add(argument)))
+        }
     }
 
     /// A column by its name, as in [`Self::named_column`].
     pub fn column_of(&self, name: &str) -> Option<(i16, pg_sys::Oid)> {
         // SAFETY: the relation is open while the trigger runs.
         unsafe { column_of_relation(self.data().tg_relation, &super::c_string(name)) }
+    }
+
+    /// The schema of the trigger's function; no schema's OID when the function is gone.
+    pub fn schema_of_function(&self) -> pg_sys::Oid {
+        // SAFETY: a syscache look-up; the trigger's description stays while it runs.
+        unsafe { pg_sys::get_func_namespace((*self.data().tg_trigger).tgfoid) }
     }
 
     /// What is kept from the first firing on, for this relation and as long as the statement runs.
@@ -200,5 +212,20 @@ impl RowTrigger {
             }
             call.fn_extra.cast::<T>().write(value);
         }
+    }
+}
+
+/// A column of a relation: its number and its type, a domain not resolved.
+///
+/// # Safety
+/// `relation` is open.
+unsafe fn column_of_relation(relation: pg_sys::Relation, name: &CStr) -> Option<(i16, pg_sys::Oid)> {
+    // SAFETY: the descriptor stays as long as the relation is open; names of columns end with NUL.
+    unsafe {
+        let description = pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att);
+        description
+            .iter()
+            .find(|column| !column.attisdropped && CStr::from_ptr(column.attname.data.as_ptr()) == name)
+            .map(|column| (column.attnum, column.atttypid))
     }
 }

@@ -1,6 +1,7 @@
 //! Reading the extension's own small tables without SQL: no plan, no privilege check, no transaction id, and safe in a
 //! parallel worker.
 
+use super::own_rows::Place;
 use pgrx::pg_sys;
 
 /// Which state of the table a scan sees.
@@ -34,6 +35,7 @@ pub struct Tuple<'a> {
     values: &'a [pg_sys::Datum],
     nulls: &'a [bool],
     identity: RowIdentity,
+    place: Place,
 }
 
 /// Who wrote a version of a row, and where it lies: another for whatever has been changed.
@@ -70,6 +72,11 @@ impl Tuple<'_> {
     /// Tells this version of the row from any other.
     pub fn identity(&self) -> RowIdentity {
         self.identity
+    }
+
+    /// Where the row is stored.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     fn value(&self, column: usize) -> Option<pg_sys::Datum> {
@@ -117,18 +124,25 @@ impl Tuple<'_> {
     }
 }
 
+/// The OID of a schema, or `None` when there is no such schema.
+pub fn find_schema(schema: &str) -> Option<pg_sys::Oid> {
+    let schema = super::c_string(schema);
+    // SAFETY: a syscache look-up with a string that ends with NUL, inside a transaction.
+    let found = unsafe { pg_sys::get_namespace_oid(schema.as_ptr(), true) };
+    (found != pg_sys::InvalidOid).then_some(found)
+}
+
+/// The OID of a relation in a schema, or `None` when there is no such relation.
+pub fn relation_in(schema: pg_sys::Oid, relation: &str) -> Option<pg_sys::Oid> {
+    let relation = super::c_string(relation);
+    // SAFETY: as above.
+    let found = unsafe { pg_sys::get_relname_relid(relation.as_ptr(), schema) };
+    (found != pg_sys::InvalidOid).then_some(found)
+}
+
 /// The OID of `schema.relation`, or `None` when there is no such relation.
 pub fn find_relation(schema: &str, relation: &str) -> Option<pg_sys::Oid> {
-    let (schema, relation) = (super::c_string(schema), super::c_string(relation));
-    // SAFETY: syscache look-ups with strings that end with NUL, inside a transaction.
-    let found = unsafe {
-        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
-        if schema == pg_sys::InvalidOid {
-            return None;
-        }
-        pg_sys::get_relname_relid(relation.as_ptr(), schema)
-    };
-    (found != pg_sys::InvalidOid).then_some(found)
+    relation_in(find_schema(schema)?, relation)
 }
 
 /// Reads the rows of `table` whose first column, of type text, equals `first_column`, by `index`; all rows when it is
@@ -187,7 +201,12 @@ pub fn scan(
                 break;
             }
             pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            each(&Tuple { values: &values, nulls: &nulls, identity: identity_of(tuple) });
+            each(&Tuple {
+                values: &values,
+                nulls: &nulls,
+                identity: identity_of(tuple),
+                place: (*tuple).t_self,
+            });
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(relation, lock);
@@ -222,7 +241,12 @@ pub fn newest<T>(
             let mut values = vec![pg_sys::Datum::null(); width];
             let mut nulls = vec![true; width];
             pg_sys::heap_deform_tuple(tuple, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-            each(&Tuple { values: &values, nulls: &nulls, identity: identity_of(tuple) })
+            each(&Tuple {
+                values: &values,
+                nulls: &nulls,
+                identity: identity_of(tuple),
+                place: (*tuple).t_self,
+            })
         });
         pg_sys::systable_endscan_ordered(scan);
         pg_sys::index_close(index, lock);

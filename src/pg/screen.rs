@@ -6,7 +6,6 @@
 
 use super::bare::BareRow;
 use super::invalidation::Watch;
-use super::transition::told;
 use pgrx::pg_sys;
 use pgrx::pg_sys::{Datum, Oid, TriggerData, TupleTableSlot};
 use std::cell::UnsafeCell;
@@ -14,24 +13,10 @@ use std::sync::OnceLock;
 
 /// PostgreSQL's functions without pgrx's guard.
 mod raw {
-    use pgrx::pg_sys::{TupleDesc, TupleTableSlot, TupleTableSlotOps, Tuplestorestate};
     use std::ffi::{c_char, c_int};
 
     unsafe extern "C-unwind" {
         pub fn AcceptInvalidationMessages();
-        pub fn tuplestore_select_read_pointer(store: *mut Tuplestorestate, pointer: c_int);
-        pub fn tuplestore_rescan(store: *mut Tuplestorestate);
-        pub fn tuplestore_gettupleslot(
-            store: *mut Tuplestorestate,
-            forward: bool,
-            copy: bool,
-            slot: *mut TupleTableSlot,
-        ) -> bool;
-        pub fn MakeSingleTupleTableSlot(
-            description: TupleDesc,
-            ops: *const TupleTableSlotOps,
-        ) -> *mut TupleTableSlot;
-        pub fn ExecDropSingleTupleTableSlot(slot: *mut TupleTableSlot);
         pub fn strcmp(one: *const c_char, other: *const c_char) -> c_int;
     }
 }
@@ -125,7 +110,11 @@ unsafe fn time_column(data: &TriggerData) -> Option<i16> {
     // SAFETY: trigger and relation stay while the trigger runs. What it is told ends with NUL, as names of columns do; the
     // descriptor has natts columns.
     unsafe {
-        let name = told(&*data.tg_trigger, data.tg_relation)?;
+        let trigger = &*data.tg_trigger;
+        if trigger.tgnargs == 0 {
+            return None;
+        }
+        let name = *trigger.tgargs;
         let description = pgrx::PgTupleDesc::from_pg_unchecked((*data.tg_relation).rd_att);
         let column = description
             .iter()
@@ -134,81 +123,7 @@ unsafe fn time_column(data: &TriggerData) -> Option<i16> {
     }
 }
 
-/// Whether all rows of a transition table have their moment at `threshold` or after it.
-///
-/// # Safety
-/// The trigger manager fills data and store; `time` is the number of a timestamptz column of its relation.
-#[inline]
-unsafe fn none_before(
-    store: *mut pg_sys::Tuplestorestate,
-    data: &TriggerData,
-    time: i16,
-    threshold: i64,
-) -> bool {
-    if store.is_null() {
-        return true;
-    }
-    // SAFETY: the store holds minimal tuples of the relation's row type, and stays while the trigger runs. Another
-    // trigger may have left its read pointer anywhere, hence the rescan. A raise inside leaves the slot to the abort of
-    // the (sub)transaction.
-    unsafe {
-        raw::tuplestore_select_read_pointer(store, 0);
-        raw::tuplestore_rescan(store);
-        let slot =
-            raw::MakeSingleTupleTableSlot((*data.tg_relation).rd_att, &raw const pg_sys::TTSOpsMinimalTuple);
-        let mut none = true;
-        while none && raw::tuplestore_gettupleslot(store, true, false, slot) {
-            none = value(slot, time).is_some_and(|moment| moment.value() as i64 >= threshold);
-        }
-        raw::ExecDropSingleTupleTableSlot(slot);
-        none
-    }
-}
-
-/// The value of an index's first column; `None` when it is null or no timestamptz.
-///
-/// # Safety
-/// The index is open, values and nulls are as many as it has columns: at least one.
-#[inline]
-pub unsafe fn moment_of(index: pg_sys::Relation, values: *const Datum, nulls: *const bool) -> Option<i64> {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let columns = pgrx::PgTupleDesc::from_pg_unchecked((*index).rd_att);
-        let is_moment = columns.get(0).is_some_and(|column| column.atttypid == pg_sys::TIMESTAMPTZOID);
-        (is_moment && !*nulls).then(|| (*values).value() as i64)
-    }
-}
-
-/// Whether a row that an index on entries is told of does not count, as far as that can be told at once. `known` is what is
-/// known of the threshold for the statement where nobody else has a word to say.
-#[inline]
-pub fn inserted_does_not_count(moment: Option<i64>, known: impl FnOnce() -> Option<i64>) -> bool {
-    // The row is written: only now may the threshold be read.
-    match (moment, threshold().or_else(known)) {
-        (Some(moment), Some(threshold)) => moment >= threshold,
-        _ => false,
-    }
-}
-
-/// Whether nothing that a statement has written to entries counts, as far as that can be told at once.
-///
-/// # Safety
-/// Called by PostgreSQL's function manager, as AFTER STATEMENT trigger or in error.
-pub unsafe fn statement_does_not_count(call: pg_sys::FunctionCallInfo) -> bool {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let Some(data) = trigger_data(call) else { return false };
-        if is_for_row(data) {
-            return false;
-        }
-        // The rows are written: only now may the threshold be read.
-        let (Some(threshold), Some(time)) = (threshold(), time_column(data)) else { return false };
-        none_before(data.tg_oldtable, data, time, threshold)
-            && none_before(data.tg_newtable, data, time, threshold)
-    }
-}
-
-/// Whether a row that was written to a partition of entries does not count, as far as that can be told at once.
+/// Whether a row of entries that was written does not count, as far as that can be told at once.
 ///
 /// # Safety
 /// Called by PostgreSQL's function manager, as AFTER ROW trigger or in error.

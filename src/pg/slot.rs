@@ -1,7 +1,21 @@
-//! The values of a row in a slot, as scans and transition tables hand them over.
+//! The values of a row in a slot, as scans and triggers hand them over.
 
+use super::own_rows::Place;
 use pgrx::pg_sys;
 use std::ffi::CStr;
+
+/// A value as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// SQL NULL.
+    Null,
+    /// The bytes of a text; of a type that is none of the others, what its output function writes.
+    Text(&'a [u8]),
+    /// The bytes of a uuid.
+    Uuid(&'a [u8; 16]),
+    /// A smallint, integer or bigint.
+    Int(i64),
+}
 
 /// A row of a relation, in a slot that the holder keeps filled.
 pub struct Slot(*mut pg_sys::TupleTableSlot);
@@ -15,9 +29,10 @@ impl Slot {
         Self(slot)
     }
 
-    /// The slot itself.
-    pub fn as_ptr(&self) -> *mut pg_sys::TupleTableSlot {
-        self.0
+    /// Where the row is stored.
+    pub fn place(&self) -> Place {
+        // SAFETY: by the promise of `new`; a row that a scan has found has a place.
+        unsafe { (*self.0).tts_tid }
     }
 
     /// A column by its number; `None` when null.
@@ -39,6 +54,34 @@ impl Slot {
     pub fn text(&self, number: i16, type_oid: pg_sys::Oid) -> Option<String> {
         // SAFETY: the value is not null, and of this type.
         self.value(number).map(|datum| unsafe { datum_text(datum, type_oid) })
+    }
+
+    /// A column of type `kind`, for as long as the slot holds its row and the current memory context is not reset.
+    pub fn stored(&self, number: i16, kind: pg_sys::Oid) -> Value<'_> {
+        let Some(datum) = self.value(number) else { return Value::Null };
+        match kind {
+            pg_sys::INT2OID => Value::Int(i64::from(datum.value() as i16)),
+            pg_sys::INT4OID => Value::Int(i64::from(datum.value() as i32)),
+            pg_sys::INT8OID => Value::Int(datum.value() as i64),
+            // SAFETY: a uuid is 16 bytes behind a pointer, into the row.
+            pg_sys::UUIDOID => Value::Uuid(unsafe { &*datum.cast_mut_ptr::<[u8; 16]>() }),
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => {
+                let stored: *mut pg_sys::varlena = datum.cast_mut_ptr();
+                // SAFETY: a varlena; one that is neither compressed nor out of line is read where it is, any other in a
+                // copy that is left to the memory context.
+                unsafe {
+                    let is_whole =
+                        !pgrx::varlena::varatt_is_1b_e(stored) && !pgrx::varlena::varatt_is_4b_c(stored);
+                    let text = if is_whole { stored } else { pg_sys::pg_detoast_datum_packed(stored) };
+                    Value::Text(pgrx::varlena::varlena_to_byte_slice(text))
+                }
+            }
+            _ => {
+                // SAFETY: the value is not null, and of this type; the text is copied into the memory context.
+                let text = unsafe { output(datum, kind) };
+                Value::Text(text.to_bytes())
+            }
+        }
     }
 
     /// Whether a column of type `kind` reads the same in both rows.
@@ -93,12 +136,20 @@ pub unsafe fn datum_text(datum: pg_sys::Datum, kind: pg_sys::Oid) -> String {
         let bytes = unsafe { super::scan::text_bytes(datum) };
         return String::from_utf8_lossy(&bytes).into_owned();
     }
-    let mut output = pg_sys::InvalidOid;
+    // SAFETY: by the caller's promise.
+    unsafe { output(datum, kind) }.to_string_lossy().into_owned()
+}
+
+/// What the type's output function writes, in the current memory context.
+///
+/// # Safety
+/// `datum` is a non-null value of type `kind`.
+unsafe fn output<'a>(datum: pg_sys::Datum, kind: pg_sys::Oid) -> &'a CStr {
+    let mut function = pg_sys::InvalidOid;
     let mut is_varlena = false;
-    // SAFETY: the datum is of this type, and the output function's string is NUL-terminated.
+    // SAFETY: by the caller's promise; the output function's string ends with NUL.
     unsafe {
-        pg_sys::getTypeOutputInfo(kind, &mut output, &mut is_varlena);
-        let text = pg_sys::OidOutputFunctionCall(output, datum);
-        CStr::from_ptr(text).to_string_lossy().into_owned()
+        pg_sys::getTypeOutputInfo(kind, &mut function, &mut is_varlena);
+        CStr::from_ptr(pg_sys::OidOutputFunctionCall(function, datum))
     }
 }

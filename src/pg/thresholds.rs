@@ -22,6 +22,23 @@ struct Place {
     database: AtomicU32,
     generation: AtomicI64,
     moment: AtomicI64,
+    window_start: AtomicI64,
+}
+
+/// What a writer goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    /// Counts the thresholds of a database.
+    pub generation: i64,
+    /// Changes to rows with an entry time before this are noted.
+    pub moment: i64,
+    /// Of rows before this, no more than their number in each hour: they are in no window.
+    pub window_start: i64,
+}
+
+impl Threshold {
+    /// For when none can be read: too much noted is safe, too little is not; and newer than any that a reader holds.
+    pub const UNKNOWN: Self = Self { generation: i64::MAX, moment: i64::MAX, window_start: i64::MIN };
 }
 
 struct Places {
@@ -54,21 +71,26 @@ static FOUND: AtomicPtr<Place> = AtomicPtr::new(std::ptr::null_mut());
 impl Place {
     /// The number, unless somebody is writing it, or wrote it meanwhile, or it is another database's.
     #[inline]
-    fn read(&self, database: u32) -> Option<(i64, i64)> {
+    fn read(&self, database: u32) -> Option<Threshold> {
         let turn = self.turn.load(Ordering::Acquire);
-        let found = (self.generation.load(Ordering::Relaxed), self.moment.load(Ordering::Relaxed));
+        let found = Threshold {
+            generation: self.generation.load(Ordering::Relaxed),
+            moment: self.moment.load(Ordering::Relaxed),
+            window_start: self.window_start.load(Ordering::Relaxed),
+        };
         let is_own = self.database.load(Ordering::Relaxed) == database;
         fence(Ordering::Acquire);
         (is_own && turn.is_multiple_of(2) && self.turn.load(Ordering::Relaxed) == turn).then_some(found)
     }
 
-    fn write(&self, database: u32, generation: i64, moment: i64) {
+    fn write(&self, database: u32, threshold: Threshold) {
         let turn = self.turn.load(Ordering::Relaxed);
         self.turn.store(turn + 1, Ordering::Relaxed);
         fence(Ordering::Release);
         self.database.store(database, Ordering::Relaxed);
-        self.generation.store(generation, Ordering::Relaxed);
-        self.moment.store(moment, Ordering::Relaxed);
+        self.generation.store(threshold.generation, Ordering::Relaxed);
+        self.moment.store(threshold.moment, Ordering::Relaxed);
+        self.window_start.store(threshold.window_start, Ordering::Relaxed);
         self.turn.store(turn + 2, Ordering::Release);
     }
 }
@@ -79,9 +101,9 @@ impl Places {
     }
 
     /// To be called under the exclusive lock.
-    fn write(&self, place: &Place, database: u32, generation: i64, moment: i64) {
+    fn write(&self, place: &Place, database: u32, threshold: Threshold) {
         self.writes.fetch_add(1, Ordering::Relaxed);
-        place.write(database, generation, moment);
+        place.write(database, threshold);
     }
 
     /// A place for a database that has none. To be called under the exclusive lock.
@@ -101,13 +123,13 @@ fn own_database() -> u32 {
     identity::database().to_u32()
 }
 
-/// Generation and moment of this database's threshold, if they can be had without a lock: what [`published`] gives, or
+/// This database's threshold, if it can be had without a lock: what [`published`] gives, or
 /// `None` when that must be asked.
 ///
 /// Whoever has written a row and then comes here reads what was published before somebody looked at the locks and did
 /// not find him: the fence keeps the row's lock, which stands in shared memory, before the number.
 #[inline]
-pub fn at_a_glance() -> Option<(i64, i64)> {
+pub fn at_a_glance() -> Option<Threshold> {
     fence(Ordering::SeqCst);
     // SAFETY: null, or a place in shared memory, which stays where it is as long as this process lives. All of it is
     // atomic.
@@ -115,8 +137,8 @@ pub fn at_a_glance() -> Option<(i64, i64)> {
     place.read(own_database())
 }
 
-/// Generation and moment of this database's threshold, as last published; `None` when the table must be read.
-pub fn published() -> Option<(i64, i64)> {
+/// This database's threshold, as last published; `None` when the table must be read.
+pub fn published() -> Option<Threshold> {
     if !super::shared::is_preloaded() {
         return None;
     }
@@ -127,14 +149,14 @@ pub fn published() -> Option<(i64, i64)> {
 }
 
 /// Lets every writer know.
-pub fn publish(generation: i64, moment: i64) {
+pub fn publish(threshold: Threshold) {
     if !super::shared::is_preloaded() {
         return;
     }
     let database = own_database();
     let shared = THRESHOLDS.exclusive();
     let place = shared.find(database).unwrap_or_else(|| shared.give());
-    shared.write(place, database, generation, moment);
+    shared.write(place, database, threshold);
 }
 
 /// How often anything was published or forgotten, to be asked before the table is read for [`offer`].
@@ -144,11 +166,11 @@ pub fn writes() -> Option<u64> {
 
 /// Publishes what a writer has found in the table, unless somebody has published or forgotten anything since `writes`
 /// was asked: then it may be out of date.
-pub fn offer(writes: u64, generation: i64, moment: i64) {
+pub fn offer(writes: u64, threshold: Threshold) {
     let database = own_database();
     let shared = THRESHOLDS.exclusive();
     if shared.writes.load(Ordering::Relaxed) == writes && shared.find(database).is_none() {
-        shared.write(shared.give(), database, generation, moment);
+        shared.write(shared.give(), database, threshold);
     }
 }
 
@@ -159,7 +181,7 @@ pub fn forget() {
     }
     let shared = THRESHOLDS.exclusive();
     match shared.find(own_database()) {
-        Some(found) => shared.write(found, 0, 0, 0),
+        Some(found) => shared.write(found, 0, Threshold::UNKNOWN),
         None => drop(shared.writes.fetch_add(1, Ordering::Relaxed)),
     }
 }

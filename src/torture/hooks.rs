@@ -3,11 +3,13 @@
 use super::Mutant;
 use crate::fleet::roster;
 use crate::fleet::sealed::sealer::{Ground, Step, Stride, move_threshold};
+use crate::pg::identity::transaction_id;
 use crate::pg::relation::MESSAGES_COME_IN;
 use crate::pg::setting;
+use crate::pg::thresholds::Threshold;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 
@@ -18,6 +20,7 @@ static MUTANTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new
 static CLOCK_STEP: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 thread_local! {
+    static KEPT: Cell<Option<(u32, Threshold)>> = const { Cell::new(None) };
     static WAYS: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
     static ROSTER_WAYS: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
 }
@@ -66,6 +69,17 @@ pub fn clock() -> i64 {
 pub fn broken(mutant: Mutant) -> bool {
     let name = format!("{mutant:?}");
     MUTANTS.get().is_some_and(|mutants| mutants.to_string_lossy().split(',').any(|one| one.trim() == name))
+}
+
+/// What `read` gave first in the running transaction.
+pub fn kept_for_transaction(read: impl FnOnce() -> Threshold) -> Threshold {
+    let transaction = transaction_id();
+    if let Some((_, kept)) = KEPT.get().filter(|(of, _)| *of == transaction) {
+        return kept;
+    }
+    let read = read();
+    KEPT.set(Some((transaction, read)));
+    read
 }
 
 /// Remembers which way an answer was come by.

@@ -16,8 +16,6 @@ pub enum Mutant {
     ThresholdUnpublished,
     /// A reader looks for a rebuild and for markers under its own snapshot only.
     RebuildOfStatement,
-    /// The relation's file is no part of what a state holds for.
-    FileUnseen,
     /// Nothing of the relation is part of what a state holds for.
     FingerprintUnseen,
     /// Markers are not looked for at all.
@@ -62,20 +60,28 @@ pub enum Mutant {
     MovedBaseTrusted,
     /// A reader leaves out what has changed since the count.
     RosterChangesForgotten,
-    /// The new version of an updated row is counted by the index as well as by the trigger.
-    UpdateCountsTwice,
-    /// Rows that a concurrent build goes through are counted as new ones.
-    BuildCounts,
-    /// Each index of ours counts a row.
-    EveryIndexCounts,
-    /// A row that ON CONFLICT takes back stays counted.
-    TakenBackTrusted,
+    /// A writer keeps the threshold that it has read once for the whole transaction.
+    ThresholdOfTransaction,
+    /// Any table's rows count whose trigger is ours.
+    AnyTableCounts,
+    /// What is written early takes changes along that an outer subtransaction has noted.
+    PieceOfParents,
+    /// A reader adds what its transaction has noted, however old its snapshot is.
+    CommandIgnored,
+    /// A reader leaves out what its transaction has noted.
+    OwnForgotten,
+    /// A pack goes once its first change is behind the boundary.
+    PackRemovedWhole,
+    /// Tables that inherit from entries are not looked for.
+    ChildrenUnseen,
+    /// Whether the trigger on entries was disabled meanwhile is no part of what a state holds for.
+    TriggerVersionUnseen,
 }
 
 #[cfg(feature = "torture")]
 mod hooks;
 #[cfg(feature = "torture")]
-pub use hooks::{broken, clock, note_roster_way, note_way, register};
+pub use hooks::{broken, clock, kept_for_transaction, note_roster_way, note_way, register};
 
 #[cfg(not(feature = "torture"))]
 mod hooks {
@@ -97,8 +103,13 @@ mod hooks {
     /// The same of how the devices' figures were come by.
     pub fn note_roster_way<E>(_: &Result<(), E>) {}
 
+    /// What `read` gives.
+    pub fn kept_for_transaction<T>(read: impl FnOnce() -> T) -> T {
+        read()
+    }
+
     /// Defines the torture's settings: there are none.
     pub fn register() {}
 }
 #[cfg(not(feature = "torture"))]
-pub use hooks::{broken, clock, note_roster_way, note_way, register};
+pub use hooks::{broken, clock, kept_for_transaction, note_roster_way, note_way, register};

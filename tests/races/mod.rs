@@ -171,7 +171,7 @@ impl Fleet {
     }
 
     pub fn late_changes(&mut self) -> i64 {
-        value(&mut self.admin, "select count(*) from busymate_stats.late_changes")
+        value(&mut self.admin, "select coalesce(sum(changes), 0)::int8 from busymate_stats.late_changes")
     }
 
     #[track_caller]

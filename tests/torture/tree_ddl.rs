@@ -13,11 +13,11 @@ pub const SCRIPTS: [&str; 21] = [
      begin; alter table public.entries rename host to host_; alter table public.entries rename method to host;
      alter table public.entries rename host_ to method; commit",
     "begin; alter table public.entries drop column source; alter table public.entries add column source text; {write}; commit",
-    "alter table test.day1 disable trigger busymate_stats_row;; {write};; {leaf};; {seal};; {leaf};;
-     alter table test.day1 enable always trigger busymate_stats_row;; {write}",
-    "begin; alter table public.entries disable trigger busymate_stats_row; {write}; {write};
-     alter table public.entries enable always trigger busymate_stats_row; commit",
-    "drop trigger busymate_stats_row on public.entries;; {write};; {write};;
+    "alter table test.day1 disable trigger busymate_stats_capture;; {write};; {leaf};; {seal};; {leaf};;
+     alter table test.day1 enable always trigger busymate_stats_capture;; {write}",
+    "begin; alter table public.entries disable trigger busymate_stats_capture; {write}; {write};
+     alter table public.entries enable always trigger busymate_stats_capture; commit",
+    "drop trigger busymate_stats_capture on public.entries;; {write};; {write};;
      select busymate_stats.detach(); select busymate_stats.attach('public.entries', 'public.devices');; {seal};; {write}",
     "vacuum full test.day1;; {write}",
     "{old};; drop table test.day3;; {write};; {seal};;

@@ -7,7 +7,7 @@
 use super::TRIGGER;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::sealed::state::reads_the_same_everywhere;
-use crate::pg::catalog::{column_version, has_children, label_versions, trigger_version};
+use crate::pg::catalog::{Version, column_version, has_children, label_versions, trigger_version};
 use crate::pg::identity::database_is_utf8;
 use crate::pg::relation::{LockedRelation, column_number, column_type, is_virtual, triggers};
 use crate::torture::{Mutant, broken};
@@ -25,7 +25,7 @@ pub fn columns(fleet: &Attachment) -> [&String; 2] {
 pub fn fingerprint(devices: &LockedRelation, fleet: &Attachment) -> String {
     let file = if broken(Mutant::RosterFileUnseen) { 0 } else { devices.file };
     let trigger = match trigger_version(devices.oid, TRIGGER) {
-        Some((oid, _)) if broken(Mutant::RosterTriggerUnseen) => Some((oid, 0)),
+        Some((oid, _)) if broken(Mutant::RosterTriggerUnseen) => Some((oid, Version::default())),
         found => found,
     };
     let columns = columns(fleet).map(|column| {

@@ -16,9 +16,10 @@ use crate::fleet::sealed::progress::still_writing;
 use crate::fleet::sealed::sealer::Step;
 use crate::fleet::sealed::state::NEVER;
 use crate::pg::identity::as_owner;
+use crate::pg::own_rows::delete_rows;
 use crate::pg::query::{Param, execute, select};
 use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
-use crate::pg::scan::{Seen, find_relation};
+use crate::pg::scan::{Seen, find_relation, scan};
 use crate::settings;
 use crate::torture::{Mutant, broken};
 use pgrx::spi::quote_identifier;
@@ -122,7 +123,10 @@ impl Ground {
         if threshold == NEVER || look_of(gen_).is_some() {
             return Step::Done;
         }
-        let writers = format!("{{{}}}", writers_of(self.devices.oid).join(","));
+        let Some(writers) = writers_of(self.devices.oid) else {
+            return Step::Waits("transactions are being prepared".into());
+        };
+        let writers = format!("{{{}}}", writers.join(","));
         execute(
             "insert into busymate_stats.roster_look (gen, writers, fingerprint) values ($1, $2::xid8[], $3)",
             &[Param::Int(gen_), Param::Text(&writers), Param::Text(&self.fingerprint)],
@@ -147,7 +151,7 @@ impl Ground {
             return Step::Waits("the relation of devices has changed since the look".into());
         }
         let writers = match broken(Mutant::RosterLookInSnapshot) {
-            true => format!("{{{}}}", writers_of(self.devices.oid).join(",")),
+            true => format!("{{{}}}", writers_of(self.devices.oid).unwrap_or_default().join(",")),
             false => look.writers,
         };
         if State::newest(Seen::Statement).is_some_and(|state| state.gen_ == capture.gen_) {
@@ -178,7 +182,7 @@ impl Ground {
         .store(&portions(counted.since, counted.long_gone, &counted.moments));
         // The changes that this snapshot sees are in the rows that it has counted. Those of earlier generations nobody
         // reads beside this state: they go when nobody waits for it.
-        execute("delete from busymate_stats.roster_changes where gen >= $1", &[Param::Int(capture.gen_)]);
+        remove_changes(|gen_| gen_ >= capture.gen_);
         Step::Moved
     }
 
@@ -267,7 +271,7 @@ pub fn tidy_up() -> bool {
     }
     let of = State::newest(Seen::Statement).map(|state| state.gen_);
     if let Some(gen_) = of.or_else(|| Capture::newest(Seen::Statement).map(|capture| capture.gen_)) {
-        execute("delete from busymate_stats.roster_changes where gen < $1", &[Param::Int(gen_)]);
+        remove_changes(|of| of < gen_);
     }
     true
 }
@@ -284,12 +288,25 @@ struct Counted {
 /// Forgets everything, for a fleet that is let go; see [`Ground::let_go`].
 pub fn forget() {
     state::remove_before(i64::MAX);
-    for table in ["roster_look", "roster_changes"] {
-        execute(&format!("delete from busymate_stats.{table}"), &[]);
-    }
+    execute("delete from busymate_stats.roster_look", &[]);
+    remove_changes(|_| true);
     if let Some(Capture { gen_, .. }) = Capture::newest(Seen::Latest) {
         Capture { gen_: gen_ + 1, threshold: NEVER, due: NEVER, resting: false }.store();
     }
+}
+
+/// Removes the changes of these generations that the active snapshot sees.
+fn remove_changes(which: impl Fn(i64) -> bool) {
+    let Some(table) = find_relation(state::SCHEMA, "roster_changes") else {
+        return;
+    };
+    let mut places = Vec::new();
+    scan(table, None, None, Seen::Statement, |row| {
+        if which(row.int(1)) {
+            places.push(row.place());
+        }
+    });
+    delete_rows(table, places);
 }
 
 /// Has every device counted anew, and answered by the plain query until then. False while a sealer is at work, which may be

@@ -8,8 +8,8 @@
 use super::state::{Capture, Device, SCHEMA};
 use crate::fleet::clock::Timestamp;
 use crate::fleet::sealed::state::NEVER;
-use crate::pg::append::{Cell, append};
 use crate::pg::invalidation::Watch;
+use crate::pg::own_rows::{ColumnValue, insert_rows};
 use crate::pg::relation::base_type;
 use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
 use crate::pg::scan::{Seen, find_relation};
@@ -17,7 +17,7 @@ use crate::pg::screen;
 use crate::pg::slot::Slot;
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
-use std::cell::Cell as Kept;
+use std::cell::Cell;
 
 /// After every moment that a timestamptz can hold.
 const FOREVER: Timestamp = i64::MAX;
@@ -25,7 +25,7 @@ const FOREVER: Timestamp = i64::MAX;
 static TABLES: Watch = Watch::new();
 
 thread_local! {
-    static VIEW: Kept<Option<View>> = const { Kept::new(None) };
+    static VIEW: Cell<Option<View>> = const { Cell::new(None) };
 }
 
 /// What the trigger goes by.
@@ -68,15 +68,17 @@ fn changed(trigger: &RowTrigger) {
         let [old, new] = [old, new].map(|row| row.map(|row| view.columns.device(&row)));
         let kind = |device: &Option<Device>| device.as_ref().map(|device| device.kind.clone());
         let (old_kind, new_kind) = (kind(&old), kind(&new));
-        let seen = |device: Option<Device>| device.map_or(Cell::Null, |device| Cell::Timestamp(device.seen));
+        let seen = |device: Option<Device>| {
+            device.map_or(ColumnValue::Null, |device| ColumnValue::Timestamp(device.seen))
+        };
         let row = [
-            Cell::Int(view.gen_),
-            old_kind.as_deref().map_or(Cell::Null, Cell::Text),
+            ColumnValue::Int(view.gen_),
+            old_kind.as_deref().map_or(ColumnValue::Null, ColumnValue::Text),
             seen(old),
-            new_kind.as_deref().map_or(Cell::Null, Cell::Text),
+            new_kind.as_deref().map_or(ColumnValue::Null, ColumnValue::Text),
             seen(new),
         ];
-        append(table, std::iter::once(row));
+        assert_eq!(insert_rows(table, std::iter::once(row)), Ok(()), "a table of ours has another shape");
     }
 }
 

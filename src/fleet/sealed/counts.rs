@@ -1,7 +1,5 @@
 //! Counts by key, and what changes them. Pure.
 
-use super::window::Interval;
-use crate::fleet::clock::Timestamp;
 use std::collections::HashMap;
 
 /// Occurrences by key. A key that occurs not at all may be missing or stand at 0.
@@ -15,21 +13,6 @@ pub fn add(counts: &mut Counts, key: &str, count: i64) {
             counts.insert(key.to_owned(), count);
         }
     }
-}
-
-/// What is counted of an entry, and of a late change to one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Entry {
-    /// When it happened.
-    pub time: Timestamp,
-    /// Its source; a null one is `unknown`.
-    pub source: String,
-    /// Its status class 1 to 5; 0 for a status outside of them, and for none.
-    pub class: i64,
-    /// Its host.
-    pub host: Option<String>,
-    /// Its device, as text.
-    pub device: Option<String>,
 }
 
 /// How many status classes there are, with 0 for those that do not show.
@@ -55,19 +38,6 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Counts `n` occurrences of an entry into the figures of the last 24 hours.
-    pub fn count_into_day(&mut self, entry: &Entry, n: i64) {
-        self.day += n;
-        add(&mut self.sources, &entry.source, n);
-        self.count_class(entry.class, n);
-        if let Some(host) = &entry.host {
-            add(&mut self.hosts, host, n);
-        }
-        if let Some(device) = &entry.device {
-            add(&mut self.devices, device, n);
-        }
-    }
-
     /// Adds other changes.
     pub fn merge(&mut self, other: &Changes) {
         self.total += other.total;
@@ -91,17 +61,6 @@ impl Changes {
     pub fn count_class(&mut self, class: i64, n: i64) {
         if let Some(sum) = usize::try_from(class).ok().and_then(|class| self.classes.get_mut(class)) {
             *sum += n;
-        }
-    }
-
-    /// Takes a late change to a row before the boundary into account: such a row was counted as it was.
-    pub fn count_late(&mut self, entry: &Entry, n: i64, day: Interval, hour: Interval) {
-        self.total += n;
-        if day.contains(entry.time) {
-            self.count_into_day(entry, n);
-        }
-        if hour.contains(entry.time) {
-            self.hour += n;
         }
     }
 }

@@ -8,21 +8,24 @@ use crate::pg::scan::Seen;
 use crate::pg::thresholds;
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Remembers who is writing, once for each threshold and after it was committed.
 pub fn look(entries: pg_sys::Oid) -> Step {
-    let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
+    let Some(threshold) = capture::threshold(Seen::Statement) else {
         return Step::Waits("there is no capture threshold".into());
     };
+    let gen_ = threshold.generation;
     if look_of(gen_).is_some() {
         return Step::Done;
     }
     // Before the look: whoever reads the threshold before this one has written rows by then, and is found.
     if !(broken(Mutant::ThresholdUnpublished) && thresholds::published().is_some()) {
-        thresholds::publish(gen_, threshold);
+        thresholds::publish(threshold);
     }
-    let writers = writers_of(entries);
+    let Some(writers) = writers_of(entries) else {
+        return Step::Waits("transactions are being prepared".into());
+    };
     execute(
         "insert into busymate_stats.seal_look (gen, writers) values ($1, $2::xid8[])",
         &[Param::Int(gen_), Param::Text(&format!("{{{}}}", writers.join(",")))],
@@ -31,36 +34,80 @@ pub fn look(entries: pg_sys::Oid) -> Step {
     Step::Moved
 }
 
-/// The transactions that hold a lock on a relation for writing.
-pub fn writers_of(relation: pg_sys::Oid) -> Vec<String> {
-    let next: i64 =
-        select_one("select pg_snapshot_xmax(pg_current_snapshot())::text::int8", &[], |row| row.int(1));
-    // Who holds such a lock without a transaction id has written nothing yet, and will see the new threshold. A
-    // prepared transaction keeps its id, and a restart keeps both. SHARE UPDATE EXCLUSIVE on a partitioned table may be
-    // an ATTACH whose partition nobody else sees yet.
-    let held = select(
-        "with locks as materialized (select * from pg_locks where granted)
-         select distinct held.relation, writer.transactionid::text::int8
-           from locks held
-           join locks writer
-             on writer.locktype = 'transactionid' and writer.mode = 'ExclusiveLock'
-            and writer.virtualtransaction = held.virtualtransaction
-          where held.locktype = 'relation'
-            and held.database = (select oid from pg_database where datname = current_database())
-            and (held.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-                 or held.mode = 'ShareUpdateExclusiveLock'
-                    and exists (select from pg_partitioned_table where partrelid = held.relation))",
+/// How often a list of locks that was read in the middle of a PREPARE TRANSACTION is read again.
+const TRIES: usize = 100;
+
+/// The transactions that hold a lock on a relation for writing; `None` when that cannot be told now.
+pub fn writers_of(relation: pg_sys::Oid) -> Option<Vec<String>> {
+    (0..TRIES).find_map(|_| {
+        let next: i64 =
+            select_one("select pg_snapshot_xmax(pg_current_snapshot())::text::int8", &[], |row| row.int(1));
+        let locks = locks();
+        // After the locks, not before: a partition that has come in between may have brought its writers.
+        let members: HashSet<u32> = match broken(Mutant::LeafWritersUnseen) {
+            true => HashSet::from([relation.to_u32()]),
+            false => members(relation).into_iter().map(|member| member.to_u32()).collect(),
+        };
+        let ids = ids_of_writers(&locks, &members).ok()?;
+        Some(ids.into_iter().map(|id| full_transaction_id(id, next).to_string()).collect())
+    })
+}
+
+/// A line of `pg_locks`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Lock {
+    /// The relation that is locked for writing; 0 for a lock that a transaction holds on its own id.
+    relation: u32,
+    /// That id.
+    transaction: i64,
+    /// The virtual transaction that holds it, and the process; 0 for a prepared one.
+    holder: (String, i64),
+}
+
+/// SHARE UPDATE EXCLUSIVE on a partitioned table may be an ATTACH whose partition nobody else sees yet.
+fn locks() -> Vec<Lock> {
+    select(
+        "select case locktype when 'relation' then relation else 0 end::oid, transactionid::text::int8,
+                virtualtransaction, pid::int8
+           from pg_locks
+          where granted
+            and (locktype = 'transactionid' and mode = 'ExclusiveLock'
+                 or locktype = 'relation'
+                    and database = (select oid from pg_database where datname = current_database())
+                    and (mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+                         or mode = 'ShareUpdateExclusiveLock'
+                            and exists (select from pg_partitioned_table where partrelid = relation)))",
         &[],
-        |row| (row.oid(1), row.int(2)),
-    );
-    // After the locks, not before: a partition that has come in between may have brought its writers.
-    let members: HashSet<pg_sys::Oid> = match broken(Mutant::LeafWritersUnseen) {
-        true => HashSet::from([relation]),
-        false => members(relation).into_iter().collect(),
-    };
-    let writers: BTreeSet<i64> =
-        held.into_iter().filter(|(held, _)| members.contains(held)).map(|(_, id)| id).collect();
-    writers.into_iter().map(|id| full_transaction_id(id, next).to_string()).collect()
+        |row| Lock {
+            relation: row.oid(1).to_u32(),
+            transaction: row.int(2),
+            holder: (row.text(3).unwrap_or_default(), row.int(4)),
+        },
+    )
+}
+
+/// The list was read while PREPARE TRANSACTION handed locks from the backend over to the prepared transaction, which it
+/// does a part at a time: a lock and its holder's id may be on different sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Torn;
+
+/// The ids of those who hold one of `members`. A holder without an id has written nothing yet, and will read the new
+/// threshold; but only a backend in a transaction can be without one.
+fn ids_of_writers(locks: &[Lock], members: &HashSet<u32>) -> Result<BTreeSet<i64>, Torn> {
+    let ids: HashMap<&(String, i64), i64> =
+        locks.iter().filter(|lock| lock.relation == 0).map(|lock| (&lock.holder, lock.transaction)).collect();
+    let mut writers = BTreeSet::new();
+    for lock in locks.iter().filter(|lock| members.contains(&lock.relation)) {
+        let (virtual_transaction, process) = &lock.holder;
+        match ids.get(&lock.holder) {
+            Some(id) => {
+                writers.insert(*id);
+            }
+            None if *process == 0 || virtual_transaction.ends_with("/0") => return Err(Torn),
+            None => {}
+        }
+    }
+    Ok(writers)
 }
 
 /// The transaction id with its epoch: the one nearest to `next`, which is not far from any that is in progress.
@@ -79,7 +126,39 @@ pub fn look_of(gen_: i64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::full_transaction_id;
+    use super::*;
+
+    fn lock(relation: u32, transaction: i64, virtual_transaction: &str, process: i64) -> Lock {
+        Lock { relation, transaction, holder: (virtual_transaction.into(), process) }
+    }
+
+    #[test]
+    fn writers_are_those_with_an_id() {
+        let locks = [
+            lock(7, 0, "3/42", 100),
+            lock(0, 900, "3/42", 100),
+            // It has written nothing yet.
+            lock(7, 0, "4/9", 101),
+            // Prepared: by a session that goes on, and before a restart.
+            lock(7, 0, "5/1", 0),
+            lock(0, 901, "5/1", 0),
+            lock(7, 0, "-1/902", 0),
+            lock(0, 902, "-1/902", 0),
+            lock(8, 0, "6/1", 103),
+            lock(0, 903, "6/1", 103),
+        ];
+        assert_eq!(ids_of_writers(&locks, &HashSet::from([7])), Ok(BTreeSet::from([900, 901, 902])));
+    }
+
+    #[test]
+    fn a_list_read_in_the_middle_of_a_prepare_is_not_believed() {
+        // The relation's lock has been handed over and the id's has not, or the other way round.
+        let given = [lock(7, 0, "3/42", 0), lock(0, 900, "3/0", 100)];
+        let taken = [lock(7, 0, "3/0", 100), lock(0, 900, "3/42", 0)];
+        for locks in [given, taken] {
+            assert_eq!(ids_of_writers(&locks, &HashSet::from([7])), Err(Torn));
+        }
+    }
 
     #[test]
     fn transaction_ids_find_their_epoch() {

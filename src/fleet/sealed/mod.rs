@@ -2,12 +2,11 @@
 //!
 //! `sealer` moves a boundary forward and counts what lies before it; `reader` corrects those counts by the few rows
 //! between the sealed windows and the ones asked for; writers write down what they change behind the boundary's back
-//! (`capture`, next door). What decides is pure: `window`, `counts`, `toplist`, `packed`.
+//! (`capture` and `late`, next door). What decides is pure: `window`, `counts`, `toplist`, `packed`.
 
 mod base;
 pub mod counts;
 mod few;
-mod late;
 pub mod look;
 mod packed;
 pub mod progress;

@@ -2,16 +2,17 @@
 //! for. All under the caller's own snapshot, whatever it is.
 
 use super::base::{Base, WORTH_IT};
-use super::counts::{Changes, Counts, Entry, add};
+use super::counts::{Changes, Counts, add};
 use super::few::FewRows;
-use super::late::late_changes;
 use super::state::{Prepared, State, load_keys, marker};
 use super::toplist::{Ranking, TopList, top_of};
 use super::window::{Interval, corrections};
 use crate::fleet::attachment::Attachment;
-use crate::fleet::capture_insert::is_void_here;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::fleet::figures::{Count, Figures, MIX_KEYS};
+use crate::fleet::late::pending::each_own_pack;
+use crate::fleet::late::sum::Sum;
+use crate::fleet::late::table::each_pack;
 use crate::fleet::tree::{Shape, shape};
 use crate::pg::identity::{as_owner, owner_of, trigger_depth};
 use crate::pg::relation::{LockedRelation, is_being_changed_here};
@@ -26,6 +27,9 @@ use std::rc::Rc;
 /// plain query.
 const NEAR: u64 = DAY as u64;
 
+/// More packed late changes than this are not added up at each call: some millions, until the sealer has folded them in.
+const MOST_LATE_BYTES: usize = if cfg!(feature = "torture") { 20_000 } else { 64 << 20 };
+
 /// Fills in what comes from entries, and gives the busiest devices; or says why the plain query must answer.
 pub fn read_entries(
     fleet: &Attachment,
@@ -39,15 +43,14 @@ pub fn read_entries(
         return Err("the moment asked for is far from what is sealed".into());
     }
     let own = own_tables_owner()?;
-    let late =
-        late_changes_for(&version.state).into_iter().filter(|(_, _, relation)| shape.counts(*relation));
-    let late: Vec<_> = late.collect();
+    let late = late_changes(&version.state, &shape)?;
     let rows = FewRows::of(entries, fleet);
     // Without late changes, what is before the boundary is what every reader of this version sees.
-    let may_move = rows.are_indexed() && (late.is_empty() || broken(Mutant::MovedBaseTrusted));
+    let may_move = rows.are_indexed() && (late.number == 0 || broken(Mutant::MovedBaseTrusted));
     let base = Some(()).filter(|()| may_move).and_then(|()| Base::kept(&version, as_of));
     let base = base.unwrap_or_else(|| Base::of(&version));
-    let Since { mut changes, left } = changes_since(&base, &late, &rows, as_of);
+    let Since { mut changes, left } = changes_since(&base, &rows, as_of);
+    changes.merge(&late.changes);
     changes.merge(&left);
 
     let state = &base.now.state;
@@ -78,9 +81,6 @@ pub fn read_entries(
 
 /// The newest state that this snapshot sees, if what it counts still holds.
 fn usable_state(shape: &Shape, entries: &LockedRelation) -> Result<Rc<Prepared>, String> {
-    if is_void_here() {
-        return Err("this transaction may have counted a row that was taken back".into());
-    }
     // A trigger, or a function that a statement calls, may see rows of that statement, whose changes are not written
     // down yet.
     let inside = trigger_depth() > 0 || is_being_changed_here(entries.oid) || shape.is_being_changed_here();
@@ -124,11 +124,8 @@ struct Since {
     left: Changes,
 }
 
-fn changes_since(base: &Base, late: &[(Entry, i64, pg_sys::Oid)], rows: &FewRows, as_of: Timestamp) -> Since {
+fn changes_since(base: &Base, rows: &FewRows, as_of: Timestamp) -> Since {
     let (mut changes, mut left) = (Changes::default(), Changes::default());
-    for (entry, n, _) in late {
-        changes.count_late(entry, *n, base.day, base.hour);
-    }
     let boundary = base.now.state.boundary;
     let entered = Interval { from: boundary, to: as_of + 1 };
     let (day, hour) = (Interval::answer(as_of, DAY), Interval::answer(as_of, HOUR));
@@ -157,10 +154,28 @@ fn changes_since(base: &Base, late: &[(Entry, i64, pg_sys::Oid)], rows: &FewRows
     Since { changes, left }
 }
 
-fn late_changes_for(state: &State) -> Vec<(Entry, i64, pg_sys::Oid)> {
+/// The late changes to rows before the boundary that the active snapshot sees, and those of this very transaction.
+fn late_changes(state: &State, shape: &Shape) -> Result<Sum<impl Fn(u32) -> bool>, String> {
     let until = if broken(Mutant::LateBeyond) { Timestamp::MAX } else { state.boundary };
     let since = if broken(Mutant::LateForgotten) { state.gen_ + 1 } else { state.gen_ };
-    late_changes(until, since)
+    let mut late = Sum::new(until, state.day(), state.hour(), |table| shape.counts(table));
+    let (mut is_malformed, mut bytes) = (false, 0);
+    each_pack(since, |_, pack| {
+        bytes += pack.bytes.len();
+        is_malformed = is_malformed || late.add(pack.bytes).is_err();
+        !is_malformed && bytes <= MOST_LATE_BYTES
+    });
+    each_own_pack(|pack| {
+        bytes += pack.len();
+        is_malformed = is_malformed || (!broken(Mutant::OwnForgotten) && late.add(pack).is_err());
+    })?;
+    if bytes > MOST_LATE_BYTES {
+        return Err("more late changes are pending than are worth adding up".into());
+    }
+    if is_malformed {
+        return Err("late changes cannot be read".into());
+    }
+    Ok(late)
 }
 
 fn sum(sealed: &Counts, changes: &Counts) -> Counts {

@@ -5,7 +5,6 @@
 
 use super::counts::{Changes, KeyCounts};
 use super::few::FewRows;
-use super::late::late_changes;
 use super::look::{look, look_of, writers_of};
 use super::progress::{still_to_count, still_writing};
 use super::rows::Rows;
@@ -15,11 +14,17 @@ use super::window::{Interval, corrections};
 use crate::fleet::attachment::{self, Attachment};
 use crate::fleet::capture;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
-use crate::fleet::tree::{Leaves, Shape, members, shape_now};
+use crate::fleet::late::pack::{Malformed, hour_of};
+use crate::fleet::late::sum::{Sum, rest_of};
+use crate::fleet::late::table::{OwnTables, Pack, delete_all_packs, delete_packs, each_pack};
+use crate::fleet::tree::{Leaves, Shape, shape_now};
+use crate::fleet::triggers::delete_markers;
 use crate::pg::identity::as_owner;
-use crate::pg::query::{Param, execute, select, select_one};
+use crate::pg::own_rows::Place;
+use crate::pg::query::{Param, execute, select_one};
 use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
-use crate::pg::scan::{Seen, find_relation};
+use crate::pg::scan::{Seen, find_relation, find_schema};
+use crate::pg::thresholds::Threshold;
 use crate::settings;
 use crate::torture::{self, Mutant, broken};
 use pgrx::prelude::*;
@@ -31,6 +36,9 @@ const QUICK: Duration = Duration::from_millis(100);
 
 /// A chunk that took more than this is followed by a shorter one.
 const SLOW: Duration = Duration::from_millis(300);
+
+/// More bytes of packed late changes than this are folded in by themselves.
+const FLOOD: usize = if cfg!(feature = "torture") { 3_000 } else { 16 << 20 };
 
 /// Differences after which every key is written anew.
 const DIFFERENCES: i64 = if cfg!(feature = "torture") { 5 } else { 60 };
@@ -122,12 +130,10 @@ impl Ground {
             Ok(shape) => shape,
             Err(reason) => return Step::Waits(reason.clone()),
         };
-        if let Some(reason) = written_past_triggers(&self.entries) {
-            return Step::Waits(reason);
-        }
-        let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
+        let Some(threshold) = capture::threshold(Seen::Statement) else {
             return Step::Waits("there is no capture threshold".into());
         };
+        let (gen_, threshold) = (threshold.generation, threshold.moment);
         let void = state::marker(Seen::Statement);
         let present = match State::newest(Seen::Statement) {
             None => Err("nothing is sealed yet".into()),
@@ -137,7 +143,7 @@ impl Ground {
             return Step::Done;
         }
         let looked = match broken(Mutant::LookInSnapshot) {
-            true => Some(format!("{{{}}}", writers_of(self.entries.oid).join(","))),
+            true => writers_of(self.entries.oid).map(|writers| format!("{{{}}}", writers.join(","))),
             false => look_of(gen_),
         };
         let Some(writers) = looked else {
@@ -151,7 +157,8 @@ impl Ground {
         let present = match present {
             Ok(present) => present,
             Err(reason) => {
-                let mut fresh = State::nothing(version, epoch + 1, gen_, threshold, shape.print.clone());
+                let mut fresh =
+                    State::nothing(version, epoch + 1, gen_, threshold, shape.fingerprint().into());
                 fresh.maps.leaves = shape.leaves(&Leaves::new());
                 log!(
                     "busymate_stats counts the entries, {}: {reason}",
@@ -161,46 +168,175 @@ impl Ground {
                 return Step::Moved;
             }
         };
-        let goal = present.goal;
-        self.seal_chunk(shape, State { version, gen_, goal: threshold, ..present }, goal, stride)
+        if let Some(step) = self.fold_flood(shape, &present, version) {
+            return step;
+        }
+        let (goal, since) = (present.goal, present.gen_);
+        self.seal_chunk(shape, State { version, gen_, goal: threshold, ..present }, goal, since, stride)
     }
 
-    fn seal_chunk(&self, shape: &Shape, mut state: State, goal: Timestamp, stride: &mut Stride) -> Step {
+    /// Folds late changes in by themselves while there are very many, so that no snapshot is held for all of them. `None`
+    /// when there are few, or none of them can go yet.
+    fn fold_flood(&self, shape: &Shape, present: &State, version: i64) -> Option<Step> {
+        let mut bytes = 0;
+        each_pack(present.gen_, |_, pack| {
+            bytes += pack.bytes.len();
+            bytes <= FLOOD
+        });
+        if bytes <= FLOOD || !present.is_complete() {
+            return None;
+        }
+        let folded =
+            Folded::read(shape, present, present.goal, present.gen_, present.boundary, FLOOD).ok()?;
+        if folded.gone.is_empty() {
+            return None;
+        }
+        if !shape.still_holds(&self.entries, &self.fleet) {
+            return Some(Step::Waits("partitions are changing".into()));
+        }
+        let mut state = State { version, ..present.clone() };
+        let (changes, leaves) = (folded.changes.clone(), folded.leaves.clone());
+        folded.remove();
+        self.store(shape, &mut state, changes, &leaves, false);
+        Some(Step::Moved)
+    }
+
+    /// `state` is the present one, but for its goal; `goal` and `since`, a generation, are the present one's.
+    fn seal_chunk(
+        &self,
+        shape: &Shape,
+        mut state: State,
+        goal: Timestamp,
+        since: i64,
+        stride: &mut Stride,
+    ) -> Step {
         let started = Instant::now();
         let was_complete = state.boundary == goal && goal != NEVER;
-        let chunk = Chunk::count(self, shape, &state, goal, stride);
+        let Ok(chunk) = Chunk::count(self, shape, &state, goal, since, stride) else {
+            capture::mark("late changes cannot be read");
+            return Step::Moved;
+        };
         // PostgreSQL lets partitions be attached under this step's locks: what has been read is neither with nor without.
         if !shape.still_holds(&self.entries, &self.fleet) {
             return Step::Waits("partitions are changing".into());
         }
-        let end = Param::Timestamp(chunk.end);
-        // Every generation, but by the index: after a flood of late changes the table is large and nearly empty.
-        execute(
-            "delete from busymate_stats.late_changes where gen >= $2 and entry_time < $1",
-            &[end, Param::Int(i64::MIN)],
-        );
+        chunk.folded.remove();
         state.boundary = chunk.end;
-        state.apply(&chunk.changes);
-        state.maps.leaves = shape.leaves(&state.maps.leaves);
-        for (leaf, count) in &chunk.leaves {
-            if let Some(leaf) = state.maps.leaves.get_mut(leaf) {
-                leaf.count += count;
-            }
-        }
-        if shape.is_tree() {
-            state.total = state.maps.leaves.values().map(|leaf| leaf.count).sum();
-        }
-        if chunk.reset {
-            state.clear_windows();
-        }
-        keep_keys(&mut state, chunk.changes, chunk.reset);
-        state.store();
+        self.store(shape, &mut state, chunk.changes, &chunk.leaves, chunk.reset);
         if !was_complete && state.is_complete() {
             log!("busymate_stats has counted the entries: figures come from the seal");
         }
         stride.learn(started.elapsed());
         Step::Moved
     }
+
+    /// Takes changes into a state, and stores it. `reset` says that its windows begin behind all that was in them.
+    fn store(
+        &self,
+        shape: &Shape,
+        state: &mut State,
+        changes: Changes,
+        leaves: &HashMap<u32, i64>,
+        reset: bool,
+    ) {
+        state.apply(&changes);
+        state.maps.leaves = shape.leaves(&state.maps.leaves);
+        for (leaf, count) in leaves {
+            if let Some(leaf) = state.maps.leaves.get_mut(leaf) {
+                leaf.count += count;
+            }
+        }
+        state.total = state.maps.leaves.values().map(|leaf| leaf.count).sum();
+        if reset {
+            state.clear_windows();
+        }
+        keep_keys(state, changes, reset);
+        state.store();
+    }
+}
+
+/// The late changes that a step takes in.
+struct Folded {
+    /// What those before the present boundary come to.
+    changes: Changes,
+    /// In total, by leaf.
+    leaves: HashMap<u32, i64>,
+    /// Where packs are stored that have nothing behind the next boundary.
+    gone: Vec<Place>,
+    /// What is left of packs that have: it is stored anew.
+    rest: Vec<Rest>,
+}
+
+struct Rest {
+    generation: i64,
+    first: Timestamp,
+    last: Timestamp,
+    changes: i64,
+    bytes: Vec<u8>,
+}
+
+impl Folded {
+    /// Changes before `state`'s boundary count, those between it and `end` are in the rows that this step counts, and the
+    /// others stay. `goal` is that of the windows which the state has counted; packs of `since` and later are read, and no
+    /// more than `most` bytes of them, or a little more.
+    fn read(
+        shape: &Shape,
+        state: &State,
+        goal: Timestamp,
+        since: i64,
+        end: Timestamp,
+        most: usize,
+    ) -> Result<Self, Malformed> {
+        let window = |width| Interval::sealed(goal, state.boundary, width);
+        let mut sum = Sum::new(state.boundary, window(DAY), window(HOUR), |table| shape.counts(table));
+        let (mut gone, mut rest, mut bytes, mut found) = (Vec::new(), Vec::new(), 0, Ok(()));
+        each_pack(since, |place, pack| {
+            bytes += pack.bytes.len();
+            found = take(&mut sum, &mut rest, pack, end);
+            // One that lies behind the end as a whole stays as it is.
+            if pack.first < end {
+                gone.push(place);
+            }
+            found.is_ok() && bytes <= most
+        });
+        found?;
+        Ok(Self { changes: sum.changes, leaves: sum.tables, gone, rest })
+    }
+
+    /// Removes what was read, but for the rest.
+    fn remove(self) {
+        delete_packs(self.gone);
+        let Some(schema) = find_schema("busymate_stats") else { return };
+        let packs = self.rest.iter().map(|rest| Pack {
+            start: 0,
+            generation: rest.generation,
+            first: rest.first,
+            last: rest.last,
+            changes: rest.changes,
+            bytes: &rest.bytes,
+        });
+        if OwnTables::of(schema).insert(packs).is_err() {
+            capture::mark("late changes cannot be written");
+        }
+    }
+}
+
+fn take(
+    sum: &mut Sum<impl Fn(u32) -> bool>,
+    rest: &mut Vec<Rest>,
+    pack: &Pack,
+    end: Timestamp,
+) -> Result<(), Malformed> {
+    sum.add(pack.bytes)?;
+    let stays = pack.last >= end && pack.first < end;
+    if stays && !broken(Mutant::PackRemovedWhole) {
+        let (bytes, changes) = rest_of(pack.bytes, end)?;
+        if changes > 0 {
+            let (generation, first, last) = (pack.generation, end, pack.last);
+            rest.push(Rest { generation, first, last, changes, bytes });
+        }
+    }
+    Ok(())
 }
 
 /// What a chunk changes.
@@ -209,13 +345,22 @@ struct Chunk {
     changes: Changes,
     /// In total, by leaf.
     leaves: HashMap<u32, i64>,
+    /// Late changes, which are part of both.
+    folded: Folded,
     /// Whether the windows begin behind all that was in them.
     reset: bool,
 }
 
 impl Chunk {
-    /// `state` is the present one, but for its goal; `goal` is the present one's.
-    fn count(ground: &Ground, shape: &Shape, state: &State, goal: Timestamp, stride: &Stride) -> Self {
+    /// `state` is the present one, but for its goal; `goal` and `since`, a generation, are the present one's.
+    fn count(
+        ground: &Ground,
+        shape: &Shape,
+        state: &State,
+        goal: Timestamp,
+        since: i64,
+        stride: &Stride,
+    ) -> Result<Self, Malformed> {
         let rows = Rows::of(&ground.entries, &ground.fleet);
         let boundary = state.boundary;
         let (day, hour) = (Interval::sealed(goal, boundary, DAY), Interval::sealed(goal, boundary, HOUR));
@@ -223,13 +368,10 @@ impl Chunk {
         let new_day = Interval::sealed(state.goal, end, DAY);
         let new_hour = Interval::sealed(state.goal, end, HOUR);
         let reset = new_day.is_empty() && !day.is_empty();
-        let mut chunk = Self { end, changes: Changes::default(), leaves: HashMap::new(), reset };
-        for (entry, n, relation) in late_changes(boundary, i64::MIN) {
-            if shape.counts(relation) {
-                chunk.changes.count_late(&entry, n, day, hour);
-                *chunk.leaves.entry(relation.to_u32()).or_default() += n;
-            }
-        }
+        let mut folded = Folded::read(shape, state, goal, since, end, usize::MAX)?;
+        let changes = std::mem::take(&mut folded.changes);
+        let leaves = std::mem::take(&mut folded.leaves);
+        let mut chunk = Self { end, changes, leaves, folded, reset };
         let entered = Interval { from: boundary, to: end };
         // As a reader does: in a usual tick to start a plan costs more than its rows, and in a long one to group them
         // four ways costs more than to tally them.
@@ -256,45 +398,22 @@ impl Chunk {
                     chunk.changes.hour += one.weight * count;
                 }
             }
-            if shape.is_tree() {
+            if shape.is_partitioned() {
                 for (leaf, count) in rows.count_by_leaf(entered) {
                     *chunk.leaves.entry(leaf.to_u32()).or_default() += count;
                 }
             } else {
-                chunk.changes.total += total.unwrap_or_else(|| rows.count(entered));
+                let count = total.unwrap_or_else(|| rows.count(entered));
+                *chunk.leaves.entry(ground.entries.oid.to_u32()).or_default() += count;
             }
         });
-        chunk
+        Ok(chunk)
     }
-}
-
-/// Why rows may come or go by ways that fire no trigger of the relation, if they may. What begins such a state leaves a
-/// marker (see the event triggers), so readers need not look.
-fn written_past_triggers(entries: &LockedRelation) -> Option<String> {
-    // A row trigger fires for what comes through a parent too.
-    let in_inheritance = entries.kind == b'r'
-        && !select(
-            "select inhseqno::int8 from pg_inherits where $1 in (inhrelid, inhparent)",
-            &[Param::Oid(entries.oid)],
-            |row| row.int(1),
-        )
-        .is_empty();
-    if in_inheritance {
-        return Some("entries belong to an inheritance tree".into());
-    }
-    let subscribed = select("select srrelid from pg_subscription_rel", &[], |row| row.oid(1));
-    if subscribed.is_empty() {
-        return None;
-    }
-    let members = members(entries.oid);
-    subscribed
-        .iter()
-        .any(|relation| members.contains(relation))
-        .then(|| "a subscription writes into entries".into())
 }
 
 /// Where this chunk ends: at the goal, or a stride ahead; never across the beginning of the goal's window, so that
-/// what lies before it is only counted, and gaps are skipped.
+/// what lies before it is only counted, and gaps are skipped. Before that it is a whole hour, for of such rows late changes
+/// tell no more than the hour.
 fn next_boundary(rows: &Rows, boundary: Timestamp, goal: Timestamp, stride: i64) -> Timestamp {
     let window = goal - DAY;
     let end = if boundary < window { window } else { goal };
@@ -306,14 +425,19 @@ fn next_boundary(rows: &Rows, boundary: Timestamp, goal: Timestamp, stride: i64)
         // Entries of -infinity: they are a chunk of their own.
         return rows.first_time(Interval { from: NEVER + 1, to: end }).unwrap_or(end);
     }
-    begin.saturating_add(stride).min(end)
+    let ahead = begin.saturating_add(stride);
+    if ahead >= window {
+        return ahead.min(end);
+    }
+    let hour = hour_of(ahead);
+    if hour > begin { hour } else { hour.saturating_add(HOUR).min(end) }
 }
 
 /// Everything that was counted is void: begin before the first entry. The late changes that this snapshot sees are in
 /// the rows that it will count, and the markers that it sees have had their say.
 fn start_anew(fresh: &State) {
-    execute("delete from busymate_stats.seal_markers", &[]);
-    execute("delete from busymate_stats.late_changes", &[]);
+    delete_markers();
+    delete_all_packs();
     execute(
         "delete from busymate_stats.seal_partitions joined
           where not exists (select from pg_inherits where inhrelid = joined.leaf)",
@@ -350,7 +474,8 @@ fn keep_keys(state: &mut State, changes: Changes, reset: bool) {
 /// Moves the capture threshold, when the seal has reached it: its own transaction, since nobody may look for writers
 /// before it is committed.
 pub fn move_threshold() -> Step {
-    let Some((gen_, threshold)) = capture::threshold(Seen::Statement) else {
+    let Some(Threshold { generation: gen_, moment: threshold, .. }) = capture::threshold(Seen::Statement)
+    else {
         return Step::Waits("there is no capture threshold".into());
     };
     let reached =
@@ -359,14 +484,17 @@ pub fn move_threshold() -> Step {
     if !reached && !begun {
         return Step::Done;
     }
+    // Whoever sees what is written for this threshold sees the present state too, or a later one: rows that its windows
+    // have left behind are in no window any more.
+    let window_start = if begun { NEVER } else { hour_of(threshold.saturating_sub(DAY)) };
     let now = torture::clock();
     let next = (now - settings::seal_lag_us()).max(threshold);
     if next == threshold {
         return Step::Done;
     }
     execute(
-        "insert into busymate_stats.capture (gen, threshold) values ($1, $2)",
-        &[Param::Int(gen_ + 1), Param::Timestamp(next)],
+        "insert into busymate_stats.capture (gen, threshold, window_start) values ($1, $2, $3)",
+        &[Param::Int(gen_ + 1), Param::Timestamp(next), Param::Timestamp(window_start)],
     );
     execute("delete from busymate_stats.capture where gen < $1", &[Param::Int(gen_)]);
     Step::Moved

@@ -4,15 +4,10 @@ use super::counts::{CLASSES, Changes, Counts, KeyCounts, add};
 use super::packed::{pack, unpack};
 use super::toplist::{Ranking, TopList};
 use super::window::Interval;
-use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::fleet::tree::Leaves;
-use crate::pg::identity::database_is_utf8;
-use crate::pg::insert_index::find;
 use crate::pg::query::{Param, execute, select};
-use crate::pg::relation::{LockedRelation, column_number, column_type, is_not_null, is_virtual, triggers};
 use crate::pg::scan::{RowIdentity, Seen, Tuple, find_relation, newest, scan};
-use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -22,24 +17,6 @@ const SCHEMA: &str = "busymate_stats";
 
 /// Before every moment that a timestamptz can hold.
 pub const NEVER: Timestamp = i64::MIN;
-
-/// The name that `attach()` gives the capture index.
-pub const INSERT_INDEX: &str = "busymate_stats_insert";
-
-/// The names of the capture triggers of a plain table, in the order update, delete.
-pub const TRIGGERS: [&str; 2] = [TOLD, "busymate_stats_delete"];
-
-/// The one that is told the entry time.
-pub const TOLD: &str = "busymate_stats_update";
-
-/// The function behind them.
-pub const TRIGGER_FUNCTION: &str = "busymate_stats.capture_change";
-
-/// The one capture trigger of partitioned entries, which PostgreSQL puts on every partition.
-pub const ROW_TRIGGER: &str = "busymate_stats_row";
-
-/// The function behind it.
-pub const ROW_FUNCTION: &str = "busymate_stats.capture_row";
 
 /// What a state counts by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +29,7 @@ pub struct Maps {
     pub hosts: TopList,
     /// Of the last 24 hours, the busiest devices.
     pub devices: TopList,
-    /// Of partitioned entries, the leaves.
+    /// The tables that hold the entries: partitions, or the one table itself.
     pub leaves: Leaves,
 }
 
@@ -271,81 +248,6 @@ pub fn marker(seen: Seen) -> Option<String> {
     let mut reason = None;
     scan(table, None, None, seen, |row| reason = Some(String::from_utf8_lossy(&row.text(1)).into_owned()));
     reason
-}
-
-/// What a plain table is like, as far as it decides whether its entries can be sealed and what is sealed still holds; or
-/// why they cannot be.
-pub fn fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<String, String> {
-    if relation.kind != b'r' {
-        return Err(format!("{} is no table", relation.name));
-    }
-    if relation.unlogged {
-        return Err(format!("{} is unlogged, so a crash would empty it unseen", relation.name));
-    }
-    if !relation.is_heap {
-        return Err(format!("{} is kept by another access method than heap", relation.name));
-    }
-    let found = triggers(relation.oid);
-    for name in TRIGGERS {
-        match found.iter().find(|trigger| trigger.name == name && trigger.function == TRIGGER_FUNCTION) {
-            None => return Err(format!("trigger {name} is missing on {}", relation.name)),
-            Some(trigger) if !trigger.always => {
-                return Err(format!("trigger {name} is disabled on {}", relation.name));
-            }
-            Some(trigger)
-                if !trigger.unconditional
-                    || trigger.arguments.iter().ne((name == TOLD).then_some(&fleet.entry_time)) =>
-            {
-                return Err(format!("trigger {name} on {} is not as attach() makes it", relation.name));
-            }
-            Some(_) => {}
-        }
-    }
-    let index = match find(relation.oid, column_number(relation.oid, &fleet.entry_time)) {
-        None => return Err(format!("index {INSERT_INDEX} is missing on {}", relation.name)),
-        Some(index) if !index.is_ready => {
-            return Err(format!("index {INSERT_INDEX} on {} is being built or dropped", relation.name));
-        }
-        Some(index) => index.oid.to_u32(),
-    };
-    let file = if broken(Mutant::FileUnseen) { 0 } else { relation.file };
-    Ok(format!("{file} {index} {}", columns_print(relation, fleet)?))
-}
-
-/// What differs between two fingerprints of a plain table.
-pub fn change_of_table(before: &str, now: &str) -> &'static str {
-    let mut differ = before.split(' ').zip(now.split(' ')).map(|(before, now)| before != now);
-    match (differ.next(), differ.next()) {
-        (Some(true), _) => "the table was emptied or rewritten",
-        (_, Some(true)) => "the capture index is another one",
-        _ => "the relation has changed since",
-    }
-}
-
-/// The part of it that concerns the relation's counted columns.
-pub fn columns_print(relation: &LockedRelation, fleet: &Attachment) -> Result<String, String> {
-    if !database_is_utf8() {
-        return Err("the database's encoding is not UTF8".into());
-    }
-    let mut print = relation.oid.to_u32().to_string();
-    for (place, column) in fleet.counted_columns().into_iter().enumerate() {
-        let number = column_number(relation.oid, column);
-        if number <= 0 {
-            return Err(format!("column \"{column}\" is missing in {}", relation.name));
-        }
-        if place == 0 && !is_not_null(relation.oid, number) {
-            return Err(format!("column \"{column}\" of {} may be null", relation.name));
-        }
-        if is_virtual(relation.oid, number) {
-            return Err(format!("column \"{column}\" of {} is computed when it is read", relation.name));
-        }
-        let kind = column_type(relation.oid, number);
-        if place != 0 && place != 2 && !reads_the_same_everywhere(kind) {
-            return Err(format!("column \"{column}\" of {} has a type whose text may differ", relation.name));
-        }
-        print.push_str(&format!(" {number}:{}", kind.to_u32()));
-    }
-    Ok(print)
 }
 
 /// Whether a type's output is the text that a cast gives, in every session.
