@@ -1,6 +1,36 @@
-//! What a subscriber of a publication is sent, as `pgoutput` writes it (protocol version 1).
+//! Logical slots: what a subscriber of a publication is sent, as `pgoutput` writes it (protocol version 1), and slots of
+//! wal2json.
 
+use super::{eventually, refusal_of, value};
 use postgres::Client;
+
+/// Makes a slot of wal2json, which Realtime reads from. It comes from the distribution; where it is missing, this says so
+/// and returns false, except in CI.
+pub fn wal2json_slot(client: &mut Client, slot: &str) -> bool {
+    allow_output_plugin(client, "wal2json");
+    let made =
+        client.execute("select pg_create_logical_replication_slot($1::text::name, 'wal2json')", &[&slot]);
+    let Err(error) = made else { return true };
+    let refused = refusal_of(&error);
+    assert!(refused.code == "58P01" && refused.message.contains("wal2json"), "{refused:?}");
+    assert!(std::env::var("CI").is_err(), "no wal2json: scripts/setup postgresql-wal2json");
+    eprintln!("NOT TESTED: no wal2json. scripts/setup postgresql-wal2json installs it.");
+    false
+}
+
+/// Newer servers decode only by the libraries that the operator lists.
+pub fn allow_output_plugin(client: &mut Client, plugin: &str) {
+    let listed = "select setting from pg_settings where name = 'output_plugin_libraries'";
+    let Some(row) = client.query_opt(listed, &[]).unwrap() else { return };
+    let plugins: String = row.get(0);
+    if plugins.contains(plugin) {
+        return;
+    }
+    let plugins = [plugins.as_str(), plugin].join(if plugins.is_empty() { "" } else { ", " });
+    client.batch_execute(&format!("alter system set output_plugin_libraries = {plugins}")).unwrap();
+    client.batch_execute("select pg_reload_conf()").unwrap();
+    eventually("the setting is loaded", || value::<String>(client, listed).contains(plugin).then_some(()));
+}
 
 /// A row that was updated. A column is `None` where it is null, or was not sent since its TOASTed value is unchanged.
 #[derive(Debug, PartialEq, Eq)]

@@ -124,6 +124,23 @@ pub fn wait_for_seal(client: &mut Client) {
     eventually("the worker has sealed", || (seal(client, "sealed")? == "true").then_some(()));
 }
 
+/// Awaits that all entries of before this call are sealed, and that both ways of computing the figures agree.
+#[track_caller]
+pub fn is_sealed_and_right(client: &mut Client) -> serde_json::Value {
+    let now: String = value(client, "select clock_timestamp()::text");
+    eventually("it is sealed since", || sealed_past(client, &now).then_some(()));
+    super::fleet::stats_at(client, "now")
+}
+
+/// Whether the entries before `time` are sealed and readers use that.
+pub fn sealed_past(client: &mut Client, time: &str) -> bool {
+    let query = format!(
+        "select coalesce((detail ->> 'sealed')::boolean and (detail ->> 'boundary')::timestamptz > '{time}', false)
+           from busymate_stats.health where feed = 'seal'"
+    );
+    value(client, &query)
+}
+
 /// A field of the detail that `health` shows of the seal, as text.
 pub fn seal(client: &mut Client, field: &str) -> Option<String> {
     value(client, &format!("select detail ->> '{field}' from busymate_stats.health where feed = 'seal'"))
