@@ -134,10 +134,16 @@ fn changed(trigger: &RowTrigger) {
     if trigger.is_in_new_file() && !broken(Mutant::NewFileTrusted) {
         return void("written into a new file");
     }
-    let Some(columns) = known.columns.or_else(|| columns(trigger)) else {
-        return void("column changed");
+    let columns = match known.columns {
+        Some(columns) => columns,
+        None => match columns(trigger) {
+            Some(columns) => {
+                trigger.keep(Known { columns: Some(columns), ..trigger.kept(|| known) });
+                columns
+            }
+            None => return void("column changed"),
+        },
     };
-    trigger.keep(Known { columns: Some(columns), ..trigger.kept(|| known) });
     let relation = trigger.relation().to_u32();
     let old = old.as_ref().map(|slot| row_of(slot, relation, known.time, &columns, false));
     let new = new.as_ref().map(|slot| row_of(slot, relation, known.time, &columns, true));

@@ -1,5 +1,6 @@
 //! The trigger that fires for each row, as near to PostgreSQL as it goes: what it costs, every row of a COPY pays.
 
+use super::screen::Kept;
 use super::slot::Slot;
 use super::{VERSION_1, screen};
 use pgrx::pg_sys;
@@ -187,13 +188,13 @@ impl RowTrigger {
         unsafe { pg_sys::get_func_namespace((*self.data().tg_trigger).tgfoid) }
     }
 
-    /// What is kept from the first firing on, for this relation and as long as the statement runs.
+    /// What is kept from the first firing on, for this table and as long as the statement runs.
     pub fn kept<T: Copy>(&self, first: impl FnOnce() -> T) -> T {
-        // SAFETY: fn_extra is this function's own, null or made by `keep`, with the one type that the one caller keeps.
+        // SAFETY: the first look has put the structure there; its value is of the one type that the one caller keeps.
         unsafe {
-            let kept = (*self.call).fn_extra.cast::<T>();
-            if !kept.is_null() {
-                return *kept;
+            let kept: *const Kept = (*self.call).fn_extra.cast();
+            if (*kept).is_filled {
+                return (&raw const (*kept).value).cast::<T>().read();
             }
         }
         let value = first();
@@ -203,14 +204,12 @@ impl RowTrigger {
 
     /// Keeps another value in its place.
     pub fn keep<T: Copy>(&self, value: T) {
-        // SAFETY: as in `kept`; the value lies in the memory that the function manager gives such things, which lives as
-        // long as the call's description.
+        const { assert!(size_of::<T>() <= size_of::<[u64; 24]>() && align_of::<T>() <= align_of::<u64>()) };
+        // SAFETY: as in `kept`; there is room for the value.
         unsafe {
-            let call = &mut *self.call;
-            if call.fn_extra.is_null() {
-                call.fn_extra = pg_sys::MemoryContextAlloc(call.fn_mcxt, size_of::<T>());
-            }
-            call.fn_extra.cast::<T>().write(value);
+            let kept: *mut Kept = (*self.call).fn_extra.cast();
+            (&raw mut (*kept).value).cast::<T>().write(value);
+            (*kept).is_filled = true;
         }
     }
 }

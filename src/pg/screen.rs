@@ -13,11 +13,13 @@ use std::sync::OnceLock;
 
 /// PostgreSQL's functions without pgrx's guard.
 mod raw {
-    use std::ffi::{c_char, c_int};
+    use pgrx::pg_sys::MemoryContext;
+    use std::ffi::{c_char, c_int, c_void};
 
     unsafe extern "C-unwind" {
         pub fn AcceptInvalidationMessages();
         pub fn strcmp(one: *const c_char, other: *const c_char) -> c_int;
+        pub fn MemoryContextAllocZero(context: MemoryContext, size: usize) -> *mut c_void;
     }
 }
 
@@ -123,6 +125,34 @@ unsafe fn time_column(data: &TriggerData) -> Option<i16> {
     }
 }
 
+/// What is kept of a table for as long as a statement runs, in the `fn_extra` of the trigger's function.
+#[repr(C)]
+pub(super) struct Kept {
+    /// The number of the entry time; 0 when it is not a timestamptz.
+    time: i16,
+    /// Whether `value` holds one.
+    pub(super) is_filled: bool,
+    /// What [`super::row_trigger::RowTrigger`] keeps there.
+    pub(super) value: [u64; 24],
+}
+
+/// # Safety
+/// `call` is the function manager's, and `data` the trigger manager's for it.
+#[inline]
+unsafe fn kept(call: pg_sys::FunctionCallInfo, data: &TriggerData) -> *mut Kept {
+    // SAFETY: by the caller's promise. `fn_extra` is this function's own: null, or what is put there here, in the memory that
+    // the function manager gives such things.
+    unsafe {
+        let function = &mut *(*call).flinfo;
+        if function.fn_extra.is_null() {
+            let made: *mut Kept = raw::MemoryContextAllocZero(function.fn_mcxt, size_of::<Kept>()).cast();
+            (*made).time = time_column(data).unwrap_or(0);
+            function.fn_extra = made.cast();
+        }
+        function.fn_extra.cast()
+    }
+}
+
 /// Whether a row of entries that was written does not count, as far as that can be told at once.
 ///
 /// # Safety
@@ -131,7 +161,8 @@ pub unsafe fn entry_does_not_count(call: pg_sys::FunctionCallInfo) -> bool {
     // SAFETY: by the caller's promise; the slots hold the row, before and after for an UPDATE.
     unsafe {
         let Some(data) = trigger_data(call).filter(|data| is_for_row(data)) else { return false };
-        let (Some(threshold), Some(time)) = (threshold(), time_column(data)) else { return false };
+        let time = (*kept(call, data)).time;
+        let Some(threshold) = threshold().filter(|_| time > 0) else { return false };
         let is_late = |slot| value(slot, time).is_none_or(|moment| (moment.value() as i64) < threshold);
         !is_late(data.tg_trigslot)
             && (event(data) != pg_sys::TRIGGER_EVENT_UPDATE || !is_late(data.tg_newslot))

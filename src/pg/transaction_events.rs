@@ -68,16 +68,24 @@ unsafe extern "C-unwind" fn subtransaction(
     }
 }
 
+/// Without pgrx's guard, which costs more than they do: they read a variable and raise nothing.
+mod raw {
+    unsafe extern "C-unwind" {
+        pub fn GetCurrentSubTransactionId() -> u32;
+        pub fn GetCurrentCommandId(used: bool) -> u32;
+    }
+}
+
 /// The running subtransaction; 1 outside of any.
 pub fn current_subtransaction() -> SubTransaction {
     // SAFETY: inside a transaction.
-    unsafe { pg_sys::GetCurrentSubTransactionId() }
+    unsafe { raw::GetCurrentSubTransactionId() }
 }
 
 /// The running command. A snapshot sees what commands before its own have written.
 pub fn current_command() -> u32 {
     // SAFETY: inside a transaction; the number is not marked as used.
-    unsafe { pg_sys::GetCurrentCommandId(false) }
+    unsafe { raw::GetCurrentCommandId(false) }
 }
 
 /// The command of the active snapshot.

@@ -173,7 +173,8 @@ impl Pending {
         if self.void_since.is_some() {
             return;
         }
-        self.go_on(current_subtransaction());
+        let own = current_subtransaction();
+        self.go_on(own);
         if self.packs.last().is_none_or(|pack| self.log.len() - pack.start + 1 + size > PACK_BYTES) {
             self.encoder.begin_pack();
             let start = self.log.len();
@@ -190,10 +191,10 @@ impl Pending {
             pack.changes += 1;
         }
         if self.written + self.log.len() > MOST_BYTES {
-            self.void_since = Some(current_subtransaction());
+            self.void_since = Some(own);
             self.tables.mark("more late changes than one transaction may note");
         } else if self.is_ending || self.log.len() > PENDING_BYTES {
-            let own = if broken(Mutant::PieceOfParents) { 0 } else { current_subtransaction() };
+            let own = if broken(Mutant::PieceOfParents) { 0 } else { own };
             self.write_from(self.first_of(own));
         }
     }
