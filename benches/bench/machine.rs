@@ -38,9 +38,14 @@ fn output(program: &str, arguments: &[&str]) -> String {
         .unwrap_or_default()
 }
 
-/// Ends here when the temporary directory's disk is too small: a table of entries and its index take some 200 bytes a
-/// row, the plain ones in the ingest rows a few gigabytes, the WAL up to its limit.
-pub fn require_room(plan: &Plan) {
+/// The disk that the fleets take, in kB: a table of entries and its index take some 200 bytes a row, the plain ones in
+/// the ingest rows a few gigabytes, the WAL up to its limit.
+pub fn room(plan: &Plan) -> u64 {
+    plan.sizes.iter().sum::<u64>() / 5 + plan.pick(16_000_000, 4_000_000)
+}
+
+/// Ends here when the temporary directory's disk has less than `needed` kB left.
+pub fn require_room(needed: u64) {
     let directory = std::env::temp_dir();
     let shown = output("df", &["-Pk", &directory.display().to_string()]);
     let Some(free) =
@@ -49,7 +54,6 @@ pub fn require_room(plan: &Plan) {
         note("cannot tell how much room there is");
         return;
     };
-    let needed = plan.sizes.iter().sum::<u64>() / 5 + plan.pick(16_000_000, 4_000_000);
     assert!(
         free > needed,
         "{} has {} MB free, and this needs {} MB. Set TMPDIR to a directory on a larger disk.",

@@ -1,5 +1,5 @@
-//! The figures that README quotes: every row of the goals that concerns statistics, ingest into plain tables, and the
-//! capability check. Prints one Markdown table; a row that misses its goal says so.
+//! The figures that README quotes: every row of the goals that concerns statistics, ingest into plain and partitioned
+//! tables, and the capability check. Prints one Markdown table; a row that misses its goal says so.
 
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
@@ -11,6 +11,7 @@ mod ingest;
 mod machine;
 mod measure;
 mod partitions;
+mod queue;
 mod read;
 mod report;
 mod seal;
@@ -25,10 +26,12 @@ use report::Report;
 pub struct Plan {
     /// Entries in each of the fleets that are read, smallest first.
     pub sizes: Vec<u64>,
-    /// Under two minutes, to see that the benchmark works: its figures are not to be quoted.
+    /// Few samples, to see that the benchmark works: its figures are not to be quoted.
     pub quick: bool,
     /// Of what is written, only the rows whose name holds this.
     pub rows: String,
+    /// What BENCH_SIZES names, if anything.
+    pub given: Vec<u64>,
 }
 
 impl Plan {
@@ -38,10 +41,15 @@ impl Plan {
         let given = sizes(&std::env::var("BENCH_SIZES").unwrap_or_default());
         // One size comes on top of the usual ones; a list replaces them.
         let mut sizes = if given.len() > 1 { Vec::new() } else { sizes(default) };
-        sizes.extend(given);
+        sizes.extend(&given);
         sizes.sort_unstable();
         sizes.dedup();
-        Self { sizes, quick, rows: std::env::var("BENCH_ROWS").unwrap_or_default() }
+        Self { sizes, quick, rows: std::env::var("BENCH_ROWS").unwrap_or_default(), given }
+    }
+
+    /// Whether the row of that name is asked for.
+    pub fn wants(&self, row: &str) -> bool {
+        row.contains(&self.rows)
     }
 
     /// The smallest fleet, which the others' flatness is held against.
@@ -74,16 +82,18 @@ enum Part {
     Read,
     Write,
     Access,
+    Queue,
 }
 
-/// The part that BENCH_ONLY names; all of them without.
+/// The part that BENCH_ONLY names; without, all of them but the queue's.
 fn part() -> Option<Part> {
     match std::env::var("BENCH_ONLY").unwrap_or_default().as_str() {
         "" => None,
         "read" => Some(Part::Read),
         "write" => Some(Part::Write),
         "access" => Some(Part::Access),
-        other => panic!("BENCH_ONLY: {other} is none of read, write, access"),
+        "queue" => Some(Part::Queue),
+        other => panic!("BENCH_ONLY: {other} is none of read, write, access, queue"),
     }
 }
 
@@ -96,13 +106,14 @@ fn read_part(plan: &Plan, cluster: &Cluster, report: &mut Report) -> fleet::Flee
     fleet::drop_all_but_last(cluster, &fleets);
     let largest = fleets.pop().unwrap();
     read::under_load(plan, cluster, &largest, report);
+    read::while_late_entries_arrive(plan, cluster, report);
     seal::tick_cpu(plan, cluster, &largest, report);
     largest
 }
 
 /// Entries, devices and the status feed, written.
 fn write_part(plan: &Plan, cluster: &Cluster, report: &mut Report) {
-    ingest::all(plan, cluster, report);
+    ingest::into_plain_tables(plan, cluster, report);
     partitions::all(plan, cluster, report);
     if !plan.rows.is_empty() {
         return;
@@ -114,12 +125,14 @@ fn write_part(plan: &Plan, cluster: &Cluster, report: &mut Report) {
 fn main() {
     // `cargo bench` hands its own arguments through.
     let plan = Plan::from_environment();
-    machine::require_room(&plan);
+    let part = part();
+    let needed = if matches!(part, Some(Part::Queue)) { queue::room(&plan) } else { machine::room(&plan) };
+    machine::require_room(needed);
     let cluster = server::start();
     let mut report = Report::default();
     machine::describe(&plan, &cluster, &mut report);
 
-    match part() {
+    match part {
         None => {
             let largest = read_part(&plan, &cluster, &mut report);
             access::capability(&plan, &cluster, &largest, &mut report);
@@ -135,6 +148,7 @@ fn main() {
             server::let_reader_in(&mut client);
             access::capability(&plan, &cluster, &fleet, &mut report);
         }
+        Some(Part::Queue) => queue::memory(&plan, &cluster, &mut report),
     }
     machine::load_average("end", &mut report);
     note("done");

@@ -22,6 +22,14 @@ pub fn backend_cpu(pid: i32) -> Duration {
     Duration::from_nanos(told.split(' ').next().and_then(|first| first.parse().ok()).unwrap())
 }
 
+/// The most memory that the process `pid` has had so far, in bytes.
+pub fn peak_memory(pid: i32) -> u64 {
+    let path = format!("/proc/{pid}/status");
+    let told = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let peak = told.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
 /// Measurements of one thing.
 #[derive(Clone, Debug, Default)]
 pub struct Samples(Vec<f64>);

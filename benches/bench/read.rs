@@ -1,10 +1,11 @@
 //! Reading the statistics.
 
 use crate::Plan;
-use crate::fleet::{DEVICE, Fleet, HOST, SOURCE, STATUS};
-use crate::harness::Cluster;
-use crate::measure::{Samples, note, timed};
+use crate::fleet::{self, DEVICE, Fleet, HOST, SOURCE, STATUS};
+use crate::harness::{Cluster, value};
+use crate::measure::{Samples, backend_cpu, note, timed};
 use crate::report::{Goal, Report, Row, short};
+use crate::seal;
 use crate::server::reader;
 use postgres::{Client, Statement};
 use serde_json::Value;
@@ -16,19 +17,28 @@ const PLAIN: &str = include_str!("plain.sql");
 struct Reader {
     client: Client,
     statement: Statement,
+    pid: i32,
 }
 
 impl Reader {
     fn new(cluster: &Cluster, fleet: &Fleet) -> Self {
         let mut client = reader(cluster, &fleet.database);
         let statement = client.prepare("select public.get_stats()").unwrap();
-        let mut reader = Self { client, statement };
+        let pid = value(&mut client, "select pg_backend_pid()");
+        let mut reader = Self { client, statement, pid };
         (0..50).for_each(|_| _ = reader.call());
         reader
     }
 
     fn call(&mut self) -> Duration {
         timed(|| drop(self.client.query_one(&self.statement, &[]).unwrap()))
+    }
+
+    /// How long a call takes, and the processor time that the server spends on it.
+    fn call_with_cpu(&mut self) -> (Duration, Duration) {
+        let before = backend_cpu(self.pid);
+        let took = self.call();
+        (took, backend_cpu(self.pid) - before)
     }
 }
 
@@ -140,13 +150,19 @@ fn materialized(plan: &Plan, cluster: &Cluster, fleet: &Fleet, report: &mut Repo
     });
 }
 
-/// Inserts `per_second` entries a second, one by one, until told to stop; gives how many.
-pub fn paced_writer(cluster: &Cluster, database: &str, per_second: u32, stop: &AtomicBool) -> u64 {
+/// Inserts `per_second` entries a second, one by one, until told to stop; gives how many. `entry_time` is in SQL.
+fn paced_writer(
+    cluster: &Cluster,
+    database: &str,
+    per_second: u32,
+    entry_time: &str,
+    stop: &AtomicBool,
+) -> u64 {
     let mut client = cluster.connect(database);
     let insert = client
         .prepare(&format!(
-            "insert into public.entries (device_uuid, host, method, status, source)
-             select {DEVICE}, {HOST}, 'GET', {STATUS}, {SOURCE} from (values ($1::int)) given (n)"
+            "insert into public.entries (created_at, device_uuid, host, method, status, source)
+             select {entry_time}, {DEVICE}, {HOST}, 'GET', {STATUS}, {SOURCE} from (values ($1::int)) given (n)"
         ))
         .unwrap();
     client.batch_execute("set synchronous_commit = off").unwrap();
@@ -173,7 +189,7 @@ pub fn while_entries_arrive<T>(
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let started = Instant::now();
-        let writer = scope.spawn(|| paced_writer(cluster, &fleet.database, 1000, &stop));
+        let writer = scope.spawn(|| paced_writer(cluster, &fleet.database, 1000, "now()", &stop));
         std::thread::sleep(warm_up);
         let result = work();
         stop.store(true, Ordering::Relaxed);
@@ -205,4 +221,66 @@ pub fn under_load(plan: &Plan, cluster: &Cluster, fleet: &Fleet, report: &mut Re
         unit: "ms",
         goal: Goal::AtMost(5.0),
     });
+}
+
+/// `get_stats()` while 2,000 entries a second arrive an hour late, against as many on time. Two fleets take turns call by
+/// call, so whatever disturbs the one disturbs the other.
+pub fn while_late_entries_arrive(plan: &Plan, cluster: &Cluster, report: &mut Report) {
+    note("reading while 2,000 entries a second arrive, an hour late and on time");
+    let fleets = [(); 2].map(|()| fleet::load(cluster, plan.smallest()));
+    for fleet in &fleets {
+        let mut client = cluster.connect(&fleet.database);
+        fleet::attach(&mut client);
+        seal::await_seal(&mut client);
+    }
+    let mut took = [Samples::default(), Samples::default()];
+    let mut cpu = [Samples::default(), Samples::default()];
+    let stop = AtomicBool::new(false);
+    let rates = std::thread::scope(|scope| {
+        let started = Instant::now();
+        let writers = ["now() - interval '1 h'", "now()"].into_iter().zip(&fleets);
+        let writers: Vec<_> = writers
+            .map(|(entry_time, fleet)| {
+                let stop = &stop;
+                scope.spawn(move || paced_writer(cluster, &fleet.database, 2000, entry_time, stop))
+            })
+            .collect();
+        // Until as much is unsealed as ever will be.
+        std::thread::sleep(Duration::from_secs(plan.pick(15, 12)));
+        let mut readers = fleets.each_ref().map(|fleet| Reader::new(cluster, fleet));
+        for pair in 0..plan.pick(1500, 300) {
+            for place in [pair % 2, 1 - pair % 2] {
+                let (call, server) = readers[place].call_with_cpu();
+                took[place].add(call);
+                cpu[place].add(server);
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        stop.store(true, Ordering::Relaxed);
+        let seconds = started.elapsed().as_secs_f64();
+        let rates: Vec<_> =
+            writers.into_iter().map(|writer| writer.join().unwrap() as f64 / seconds).collect();
+        rates
+    });
+    let what = format!(
+        "`get_stats()` while entries arrive an hour late ÷ on time ({}/s and {}/s did)",
+        short(rates[0]),
+        short(rates[1])
+    );
+    for (what, [late, on_time], goal) in
+        [(what.clone(), took, Goal::AtMost(1.3)), (format!("{what}, processor time"), cpu, Goal::None)]
+    {
+        report.row(Row {
+            what,
+            entries: fleets[0].shown(),
+            ours: late.told("ms"),
+            other: on_time.told("ms"),
+            figure: late.median() / on_time.median(),
+            unit: "×",
+            goal,
+        });
+    }
+    for fleet in &fleets {
+        fleet::drop(cluster, fleet);
+    }
 }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 /// A seal longer than this is none.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-fn await_seal(client: &mut Client) {
+/// Waits until everything is sealed.
+pub fn await_seal(client: &mut Client) {
     let started = Instant::now();
     let sealed = "select (detail ->> 'sealed')::boolean from busymate_stats.health where feed = 'seal'";
     while value::<Option<bool>>(client, sealed) != Some(true) {
