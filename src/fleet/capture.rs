@@ -11,7 +11,7 @@ use super::late::pack::{HourChange, Key, RowChange, hour_of};
 use super::late::pending::{self, note_hour, note_row};
 use super::late::table::OwnTables;
 use super::sealed::tally::class_of;
-use crate::pg::partition::is_partition_of;
+use crate::pg::partition::{changes_of_any, is_partition_of};
 use crate::pg::relation::base_type;
 use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
 use crate::pg::scan::{Seen, Tuple, find_relation, find_schema, newest};
@@ -20,6 +20,7 @@ use crate::pg::slot::{Slot, Value};
 use crate::pg::thresholds::{self, Threshold};
 use crate::torture::{self, Mutant, broken};
 use pgrx::pg_sys;
+use std::cell::RefCell;
 
 const SCHEMA: &str = "busymate_stats";
 
@@ -78,54 +79,93 @@ pub fn mark(reason: &str) {
 /// A counted column: its number, and its type with domains resolved.
 type Column = (i16, pg_sys::Oid);
 
-/// What is known of a table for as long as one statement runs.
+/// What is known of a table. It holds until a message says that some relation has changed: whatever changes it locks the
+/// table, or a table above it, against writers.
 #[derive(Clone, Copy)]
-struct Known {
+struct Table {
     tables: OwnTables,
     /// Whether the table belongs to the attached entries. Another one may have the trigger by hand, or from a dump.
     counts: bool,
-    /// The number of the entry time; 0 when it is gone or of another type.
-    time: i16,
+    /// The number of the entry time; `None` when it is gone or of another type.
+    time: Option<i16>,
+    /// Of host, status, source, device; `None` when one is gone.
+    columns: Option<[Column; 4]>,
+}
+
+impl Table {
+    fn of(trigger: &RowTrigger) -> Self {
+        let fleet = attachment::read(Seen::Latest);
+        let relation = trigger.relation();
+        let counts = fleet
+            .as_ref()
+            .is_some_and(|fleet| relation == fleet.entries || is_partition_of(relation, fleet.entries));
+        let time = trigger.named_column(0).filter(|(_, kind)| is_timestamptz(*kind));
+        Self {
+            tables: OwnTables::of(trigger.schema_of_function()),
+            counts: counts || broken(Mutant::AnyTableCounts),
+            time: time.map(|(number, _)| number),
+            columns: fleet.and_then(|fleet| columns(trigger, &fleet)),
+        }
+    }
+
+    /// From memory, as long as nothing has changed.
+    fn kept(trigger: &RowTrigger) -> Self {
+        let identity = (trigger.relation(), trigger.oid());
+        let place = identity.0.to_u32() as usize % KEPT_TABLES;
+        let changes = changes_of_any();
+        let kept = TABLES.with_borrow(|tables| tables[place]);
+        if let Some((_, _, table)) = kept.filter(|(at, of, _)| *at == changes && *of == identity) {
+            return table;
+        }
+        let table = Self::of(trigger);
+        // Looking it up may have taken in a message.
+        let unchanged = changes == changes_of_any();
+        TABLES.with_borrow_mut(|tables| tables[place] = unchanged.then_some((changes, identity, table)));
+        table
+    }
+}
+
+/// How many tables a backend knows: partitions that are written to at a time.
+const KEPT_TABLES: usize = 64;
+
+/// When it was looked up, the table's OID and the trigger's, and what was found.
+type KeptTable = (u64, (pg_sys::Oid, pg_sys::Oid), Table);
+
+thread_local! {
+    static TABLES: RefCell<[Option<KeptTable>; KEPT_TABLES]> = const { RefCell::new([None; KEPT_TABLES]) };
+}
+
+/// What is known of a table for as long as one statement runs.
+#[derive(Clone, Copy)]
+struct Known {
+    table: Table,
     /// Read once a statement where it is not in shared memory.
     threshold: Option<Threshold>,
-    /// Of host, status, source, device; looked up when the first late row comes.
-    columns: Option<[Column; 4]>,
     /// Whether the statement has voided what is sealed, so that nothing more need be noted.
     is_void: bool,
 }
 
 impl Known {
     fn of(trigger: &RowTrigger) -> Self {
-        let fleet = attachment::read(Seen::Latest);
-        let relation = trigger.relation();
-        let counts =
-            fleet.is_some_and(|fleet| relation == fleet.entries || is_partition_of(relation, fleet.entries));
-        let time = trigger.named_column(0).filter(|(_, kind)| is_timestamptz(*kind));
-        Self {
-            tables: OwnTables::of(trigger.schema_of_function()),
-            counts: counts || broken(Mutant::AnyTableCounts),
-            time: time.map_or(0, |(number, _)| number),
-            threshold: None,
-            columns: None,
-            is_void: false,
-        }
+        Self { table: Table::kept(trigger), threshold: None, is_void: false }
     }
 }
 
 fn changed(trigger: &RowTrigger) {
     let known = trigger.kept(|| Known::of(trigger));
-    if !known.counts || known.is_void {
+    let Table { tables, counts, time, columns } = known.table;
+    if !counts || known.is_void {
         return;
     }
     let void = |reason| {
-        known.tables.mark(reason);
+        tables.mark(reason);
         trigger.keep(Known { is_void: true, ..known });
     };
-    if known.time == 0 {
+    let Some(time) = time else {
         return void("entry time changed");
-    }
+    };
     let threshold = threshold_for(trigger, &known);
-    let late = |row: &Slot| time_of(row, known.time) < threshold.moment;
+    let late = |row: &Slot| time_of(row, time) < threshold.moment;
     let (old, new) = (trigger.before().filter(late), trigger.after().filter(late));
     if old.is_none() && new.is_none() {
         return;
@@ -134,19 +174,12 @@ fn changed(trigger: &RowTrigger) {
     if trigger.is_in_new_file() && !broken(Mutant::NewFileTrusted) {
         return void("written into a new file");
     }
-    let columns = match known.columns {
-        Some(columns) => columns,
-        None => match columns(trigger) {
-            Some(columns) => {
-                trigger.keep(Known { columns: Some(columns), ..trigger.kept(|| known) });
-                columns
-            }
-            None => return void("column changed"),
-        },
+    let Some(columns) = columns else {
+        return void("column changed");
     };
     let relation = trigger.relation().to_u32();
-    let old = old.as_ref().map(|slot| row_of(slot, relation, known.time, &columns, false));
-    let new = new.as_ref().map(|slot| row_of(slot, relation, known.time, &columns, true));
+    let old = old.as_ref().map(|slot| row_of(slot, relation, time, &columns, false));
+    let new = new.as_ref().map(|slot| row_of(slot, relation, time, &columns, true));
     if let (Some(old), Some(new)) = (&old, &new)
         && (RowChange { came: true, ..*old }) == *new
     {
@@ -156,9 +189,9 @@ fn changed(trigger: &RowTrigger) {
         if row.time < threshold.window_start {
             let n = if row.came { 1 } else { -1 };
             let change = HourChange { relation, hour: hour_of(row.time), n };
-            note_hour(known.tables, threshold.generation, change);
+            note_hour(tables, threshold.generation, change);
         } else {
-            note_row(known.tables, threshold.generation, &row);
+            note_row(tables, threshold.generation, &row);
         }
     }
 }
@@ -197,9 +230,8 @@ fn key_of(value: Value) -> Key {
 }
 
 /// Host, status, source and device; `None` when one of them is gone.
-fn columns(trigger: &RowTrigger) -> Option<[Column; 4]> {
-    let fleet = attachment::read(Seen::Latest)?;
-    let [_, host, status, source, device] = Attachment::counted_columns(&fleet);
+fn columns(trigger: &RowTrigger, fleet: &Attachment) -> Option<[Column; 4]> {
+    let [_, host, status, source, device] = fleet.counted_columns();
     let column = |name: &String| {
         let (number, kind) = trigger.column_of(name)?;
         Some((number, base_type(kind)))

@@ -116,6 +116,8 @@ pub fn lock_for_reading(relation: pg_sys::Oid) {
 
 thread_local! {
     static GENERATION: Cell<u64> = const { Cell::new(0) };
+    /// How often any relation has changed.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
     /// Sorted; `None` stands for every relation.
     static WATCHED: RefCell<Option<Vec<u32>>> = const { RefCell::new(None) };
 }
@@ -127,14 +129,25 @@ pub fn generation() -> u64 {
     GENERATION.get()
 }
 
+/// A number that moves whenever any relation of the database has changed, as far as messages were taken in: with every lock
+/// that this session had to ask for.
+pub fn changes_of_any() -> u64 {
+    register();
+    CHANGES.get()
+}
+
 /// Watches every relation of the database until [`watch`] says which.
 pub fn watch_all() {
+    register();
+    WATCHED.set(None);
+}
+
+fn register() {
     static REGISTER: Once = Once::new();
     REGISTER.call_once(|| {
         // SAFETY: the callback is of the type asked for, and lives as long as the backend; a backend registers it once.
         unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::null()) };
     });
-    WATCHED.set(None);
 }
 
 /// Watches exactly these relations.
@@ -147,6 +160,7 @@ pub fn watch(relations: impl Iterator<Item = pg_sys::Oid>) {
 /// Called by PostgreSQL in the middle of its own work: sets a number and does nothing else.
 extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     let relation = relation.to_u32();
+    CHANGES.set(CHANGES.get() + 1);
     let concerned = WATCHED.with(|watched| {
         let Ok(watched) = watched.try_borrow() else { return true };
         // Relation 0 stands for all of them: the queue overflowed.
