@@ -4,39 +4,10 @@
 mod harness;
 
 use harness::api::{served, user};
-use harness::{installed, refusal, refusal_of, value};
+use harness::decoding::create_wal2json_slot;
+use harness::{installed, refusal, value};
 use postgres::Client;
 use serde_json::{Value, json};
-
-/// Makes the slot that Realtime reads from. wal2json comes from the distribution; where it is missing, these tests say so
-/// and check nothing, except in CI.
-fn decoding(client: &mut Client, slot: &str) -> bool {
-    allow_output_plugin(client);
-    let made =
-        client.execute("select pg_create_logical_replication_slot($1::text::name, 'wal2json')", &[&slot]);
-    let Err(error) = made else { return true };
-    let refused = refusal_of(&error);
-    assert!(refused.code == "58P01" && refused.message.contains("wal2json"), "{refused:?}");
-    assert!(std::env::var("CI").is_err(), "no wal2json: scripts/setup postgresql-wal2json");
-    eprintln!("NOT TESTED: no wal2json. scripts/setup postgresql-wal2json installs it.");
-    false
-}
-
-/// Newer servers decode only by the libraries that the operator lists.
-fn allow_output_plugin(client: &mut Client) {
-    let listed = "select setting from pg_settings where name = 'output_plugin_libraries'";
-    let Some(row) = client.query_opt(listed, &[]).unwrap() else { return };
-    let plugins: String = row.get(0);
-    if plugins.contains("wal2json") {
-        return;
-    }
-    let plugins = [plugins.as_str(), "wal2json"].join(if plugins.is_empty() { "" } else { ", " });
-    client.batch_execute(&format!("alter system set output_plugin_libraries = {plugins}")).unwrap();
-    client.batch_execute("select pg_reload_conf()").unwrap();
-    harness::eventually("the setting is loaded", || {
-        value::<String>(client, listed).contains("wal2json").then_some(())
-    });
-}
 
 /// The changes since the last call, as Realtime asks for them: of the tables in the publication.
 fn changes(client: &mut Client, slot: &str, publication: &str) -> Vec<Value> {
@@ -72,7 +43,7 @@ fn published(prefix: &str) -> Client {
 fn each_refresh_is_one_update_with_the_whole_snapshot() {
     let mut client = published("rt_update");
     client.batch_execute("select busymate_stats.refresh_stats()").unwrap();
-    if !decoding(&mut client, "rt_update") {
+    if !create_wal2json_slot(&mut client, "rt_update") {
         return;
     }
     client
@@ -107,7 +78,7 @@ fn each_refresh_is_one_update_with_the_whole_snapshot() {
 #[test]
 fn a_large_status_too() {
     let mut client = published("rt_status");
-    if !decoding(&mut client, "rt_status") {
+    if !create_wal2json_slot(&mut client, "rt_status") {
         return;
     }
     let component = "jsonb_build_object('key', 'c' || n, 'label', repeat(md5(n::text), 5), 'probe',

@@ -1,6 +1,38 @@
-//! What a subscriber of a publication is sent, as `pgoutput` writes it (protocol version 1).
+//! What a subscriber of a publication is sent, as `pgoutput` writes it (protocol version 1), and leave for other output
+//! plugins.
 
+use super::{eventually, refusal_of, value};
 use postgres::Client;
+
+/// Makes a slot of wal2json, which comes from the distribution; where it is missing, the tests say so and check nothing
+/// of it, except in CI.
+pub fn create_wal2json_slot(client: &mut Client, slot: &str) -> bool {
+    allow_output_plugin(client);
+    let made =
+        client.execute("select pg_create_logical_replication_slot($1::text::name, 'wal2json')", &[&slot]);
+    let Err(error) = made else { return true };
+    let refused = refusal_of(&error);
+    assert!(refused.code == "58P01" && refused.message.contains("wal2json"), "{refused:?}");
+    assert!(std::env::var("CI").is_err(), "no wal2json: scripts/setup postgresql-wal2json");
+    eprintln!("NOT TESTED: no wal2json. scripts/setup postgresql-wal2json installs it.");
+    false
+}
+
+/// Newer servers decode only by the libraries that the operator lists.
+fn allow_output_plugin(client: &mut Client) {
+    let listed = "select setting from pg_settings where name = 'output_plugin_libraries'";
+    let Some(row) = client.query_opt(listed, &[]).unwrap() else { return };
+    let plugins: String = row.get(0);
+    if plugins.contains("wal2json") {
+        return;
+    }
+    let plugins = [plugins.as_str(), "wal2json"].join(if plugins.is_empty() { "" } else { ", " });
+    client.batch_execute(&format!("alter system set output_plugin_libraries = {plugins}")).unwrap();
+    client.batch_execute("select pg_reload_conf()").unwrap();
+    eventually("the setting is loaded", || {
+        value::<String>(client, listed).contains("wal2json").then_some(())
+    });
+}
 
 /// A row that was updated. A column is `None` where it is null, or was not sent since its TOASTed value is unchanged.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,18 +92,28 @@ impl<'a> Slot<'a> {
     }
 }
 
-struct Message<'a>(&'a [u8]);
+/// A column of a row that is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sent {
+    Null,
+    /// A TOASTed value that the update has not changed.
+    Unchanged,
+    Text(String),
+}
+
+/// What is left to read of a message.
+pub struct Message<'a>(pub &'a [u8]);
 
 impl Message<'_> {
-    fn letter(&mut self) -> char {
+    pub fn letter(&mut self) -> char {
         char::from(*self.0.split_off_first().unwrap())
     }
 
-    fn number(&mut self) -> u32 {
+    pub fn number(&mut self) -> u32 {
         u32::from_be_bytes(self.0.split_off(..4).unwrap().try_into().unwrap())
     }
 
-    fn string(&mut self) -> String {
+    pub fn string(&mut self) -> String {
         let end = self.0.iter().position(|byte| *byte == 0).unwrap();
         let text = self.0.split_off(..end).unwrap();
         self.letter();
@@ -92,13 +134,24 @@ impl Message<'_> {
     }
 
     fn row(&mut self) -> Vec<Option<String>> {
-        let columns = u16::from_be_bytes(self.0.split_off(..2).unwrap().try_into().unwrap());
-        (0..columns)
-            .map(|_| {
-                (self.letter() == 't').then(|| {
+        let text = |column| if let Sent::Text(text) = column { Some(text) } else { None };
+        self.tuple().into_iter().map(text).collect()
+    }
+
+    pub fn short(&mut self) -> u16 {
+        u16::from_be_bytes(self.0.split_off(..2).unwrap().try_into().unwrap())
+    }
+
+    pub fn tuple(&mut self) -> Vec<Sent> {
+        (0..self.short())
+            .map(|_| match self.letter() {
+                'n' => Sent::Null,
+                'u' => Sent::Unchanged,
+                't' => {
                     let length = self.number() as usize;
-                    String::from_utf8(self.0.split_off(..length).unwrap().to_vec()).unwrap()
-                })
+                    Sent::Text(String::from_utf8(self.0.split_off(..length).unwrap().to_vec()).unwrap())
+                }
+                other => panic!("a column of kind {other}"),
             })
             .collect()
     }
