@@ -52,7 +52,7 @@ begin
     return null;
 end
 $$;
-create constraint trigger look_at_commit after insert or update on public.entries deferrable initially deferred
+create constraint trigger look_at_commit after insert on public.entries deferrable initially deferred
     for each row when (new.note in ('ask', 'more') and coalesce(current_setting('test.deferred', true), '') <> 'off')
     execute function test.look_at_commit();
 create trigger a_look_at_statement after insert on public.entries

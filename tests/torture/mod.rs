@@ -213,8 +213,8 @@ impl<'a> Rig<'a> {
             match self.chance.below(100) {
                 0 => self.settle_prepared()?,
                 1 => self.change_crowd()?,
-                2 => self.thin_out()?,
-                3..=50 => self.write()?,
+                2..=4 => self.thin_out()?,
+                5..=52 => self.write()?,
                 _ => self.seal(),
             }
         }

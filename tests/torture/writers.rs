@@ -181,7 +181,7 @@ impl Rig<'_> {
                 ("", ""),
                 ("savepoint late", "release late"),
                 ("savepoint late", "rollback to late"),
-                ("savepoint late; savepoint inner", "rollback to inner; release late"),
+                ("savepoint late; savepoint later", "rollback to later; release late"),
             ]);
             self.run_in(place, before)?;
             if self.chance.once_in(3) {
