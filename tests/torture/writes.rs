@@ -24,7 +24,7 @@ impl Owned<'_> {
             2 => format!("repeat('long', 900) || {}", self.chance.below(3)),
             // Too long to stay in its row, compressed or not.
             3 => format!(
-                "(select string_agg(md5((part + {})::text), '') from generate_series(1, 160) part)",
+                "(select string_agg(md5((part + {})::text), '') from generate_series(1, 150) part)",
                 self.chance.below(3)
             ),
             4 => "'Ünïcödé, it''s \"a\" [b]:c'".into(),
