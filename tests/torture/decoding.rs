@@ -165,7 +165,7 @@ impl Decoding {
 
     fn apply(&mut self, place: usize, change: Change) -> Result<(), Finding> {
         let Slot { plugin, copy, .. } = &mut self.slots[place];
-        let kind = match change {
+        let kind = match &change {
             Change::Insert { .. } => "INSERT",
             Change::Update { .. } => "UPDATE",
             Change::Delete { .. } => "DELETE",
@@ -174,22 +174,22 @@ impl Decoding {
         *self.applied.entry(format!("{plugin:?} {kind}")).or_default() += 1;
         let key_columns =
             |table: &str| self.tables.iter().find(|known| known.name == table).map(|known| &known.key);
-        let told = format!("{change:.600?}");
-        let applied = match change {
+        let applied = match &change {
             Change::Truncate { tables } => tables.iter().try_for_each(|table| {
                 copy.get_mut(table).ok_or("a table that is not copied").map(|rows| rows.clear())
             }),
-            Change::Insert { ref table, .. }
-            | Change::Update { ref table, .. }
-            | Change::Delete { ref table, .. } => {
-                let (rows, key) = (copy.get_mut(table), key_columns(table));
-                match rows.zip(key) {
-                    Some((rows, key)) => change_row(rows, key, change),
+            Change::Insert { table, .. } | Change::Update { table, .. } | Change::Delete { table, .. } => {
+                match copy.get_mut(table).zip(key_columns(table)) {
+                    Some((rows, key)) => change_row(rows, key, &change),
                     None => Err("a table that is not copied"),
                 }
             }
         };
-        applied.map_err(|why| format!("{plugin:?} delivers a change that cannot be applied ({why}): {told}"))
+        applied.map_err(|why| {
+            let change = format!("{change:?}");
+            let change = &change[..change.floor_char_boundary(1500)];
+            format!("{plugin:?} delivers a change that cannot be applied ({why}): {change}")
+        })
     }
 
     /// The rows of each table that has some of its own.
@@ -256,24 +256,24 @@ fn key_of(row: &Row, key: &[String]) -> Option<Key> {
     key.iter().map(|column| row.get(column).cloned()).collect()
 }
 
-fn change_row(rows: &mut Rows, key: &[String], change: Change) -> Result<(), &'static str> {
+fn change_row(rows: &mut Rows, key: &[String], change: &Change) -> Result<(), &'static str> {
     const NO_KEY: &str = "its key is not whole";
     match change {
-        Change::Insert { row, .. } => match rows.insert(key_of(&row, key).ok_or(NO_KEY)?, row) {
+        Change::Insert { row, .. } => match rows.insert(key_of(row, key).ok_or(NO_KEY)?, row.clone()) {
             Some(_) => Err("there is such a row"),
             None => Ok(()),
         },
         Change::Update { old_key, row, .. } => {
-            let old_key = key_of(old_key.as_ref().unwrap_or(&row), key).ok_or(NO_KEY)?;
+            let old_key = key_of(old_key.as_ref().unwrap_or(row), key).ok_or(NO_KEY)?;
             let mut updated = rows.remove(&old_key).ok_or("there is no such row")?;
-            updated.extend(row);
+            updated.extend(row.clone());
             match rows.insert(key_of(&updated, key).ok_or(NO_KEY)?, updated) {
                 Some(_) => Err("there is a row of its new key"),
                 None => Ok(()),
             }
         }
         Change::Delete { key: old, .. } => {
-            let old = key_of(&old, key).ok_or(NO_KEY)?;
+            let old = key_of(old, key).ok_or(NO_KEY)?;
             rows.remove(&old).map(|_| ()).ok_or("there is no such row")
         }
         Change::Truncate { .. } => unreachable!("is of whole tables"),

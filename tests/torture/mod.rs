@@ -249,8 +249,10 @@ impl<'a> Rig<'a> {
         let rows: i64 = value(&mut self.observer, "select count(*) from public.entries");
         if rows > 500 {
             for place in 0..self.writers.len() {
-                if self.writers[place].is_idle() {
-                    let owner = self.chance.pick(&self.writers[place].owners);
+                if !self.writers[place].is_idle() {
+                    continue;
+                }
+                for owner in self.writers[place].owners.clone() {
                     let half = format!("delete from public.entries where owner = {owner} and id % 3 > 0");
                     self.run_in(place, &half)?;
                 }

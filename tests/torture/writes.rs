@@ -107,7 +107,8 @@ impl Owned<'_> {
 
     /// One statement.
     pub fn statement(&mut self) -> String {
-        match self.chance.below(35) {
+        let place = if self.chance.once_in(16) { 30 + self.chance.below(5) } else { self.chance.below(30) };
+        match place {
             0..=5 => format!("insert into public.entries ({COLUMNS}) values {}", self.values()),
             6..=8 => {
                 let rows: Vec<String> = (0..2 + self.chance.below(8)).map(|_| self.values()).collect();
