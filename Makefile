@@ -60,7 +60,7 @@ test: lint test-packages stage
 	@$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124)
 
 # Random schedules against the sealed window: STEPS=100000 for a long run, SEED=… for one that was seen before, THIN=1
-# with a comparison or two after each step rather than eight.
+# with a comparison or two after each step rather than eight, FILTER=decoded for the tests so named.
 torture: export BUSYMATE_STEPS = $(STEPS)
 torture: export BUSYMATE_THIN = $(THIN)
 torture: export BUSYMATE_SEED = $(SEED)
@@ -72,7 +72,7 @@ mutants:
 	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN=mutants
 
 torture-run: stage
-	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --profile torture $(RUN:%=--test %) -- --nocapture
+	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --profile torture $(RUN:%=--test %) -- --nocapture $(FILTER)
 
 # Ten thousand ticks, some minutes; prints what they cost the launcher.
 soak: stage

@@ -25,6 +25,9 @@ fn run(rig: &mut Rig, seed: u64, steps: u64) {
             panic!("seed {seed}, step {step}: {finding}\nbefore it:\n{}", rig.recent());
         }
     }
+    if let Err(finding) = rig.finish_decoding() {
+        panic!("seed {seed}, at the end: {finding}\nbefore it:\n{}", rig.recent());
+    }
     let share = rig.sealed_share();
     println!("seed {seed}: {steps} steps, {} comparisons, {share}% answered from the seal", rig.comparisons);
     println!("{:#?}", rig.ways);
@@ -45,6 +48,27 @@ fn the_seal_and_the_plain_query_agree_over_partitions() {
     let cluster = Cluster::start(&settings("0"));
     let mut rig = Rig::new(&cluster, seed, Plan { tree: true, ddl: 12, ..Plan::default() });
     run(&mut rig, seed, number("BUSYMATE_STEPS").unwrap_or(1500));
+}
+
+/// What logical decoding delivers, by every output plugin, is what the tables hold, and nothing of ours.
+#[test]
+fn what_is_decoded_gives_the_same_rows() {
+    let seed = seed();
+    let cluster = Cluster::start(&settings("0"));
+    let mut rig = Rig::new(&cluster, seed, Plan { decode: true, ..Plan::default() });
+    run(&mut rig, seed, number("BUSYMATE_STEPS").unwrap_or(1500));
+}
+
+/// Half of the steps with a publication that names the partitions, half with one that names the root.
+#[test]
+fn what_is_decoded_of_partitions_gives_the_same_rows() {
+    let seed = seed();
+    let cluster = Cluster::start(&settings("0"));
+    for via_root in [false, true] {
+        println!("publish_via_partition_root = {via_root}");
+        let plan = Plan { tree: true, ddl: 12, decode: true, via_root, ..Plan::default() };
+        run(&mut Rig::new(&cluster, seed, plan), seed, number("BUSYMATE_STEPS").unwrap_or(1500) / 2);
+    }
 }
 
 /// The worker seals too, processes die, and a standby is read until it takes over.

@@ -16,6 +16,11 @@ impl Chance {
         z ^ (z >> 31)
     }
 
+    /// Others, for a client of its own thread.
+    pub fn fork(&mut self) -> Self {
+        Self(self.next())
+    }
+
     /// 0 to `end` − 1.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize

@@ -4,9 +4,12 @@
 
 mod chance;
 mod ddl;
+mod decoding;
 mod disasters;
 mod moments;
+mod plugins;
 mod readers;
+mod rivals;
 mod schema;
 mod sealers;
 mod tree_ddl;
@@ -15,6 +18,7 @@ mod writes;
 
 use crate::harness::{Cluster, value};
 use chance::Chance;
+use decoding::Decoding;
 use moments::Known;
 use postgres::Client;
 use readers::Reader;
@@ -27,7 +31,7 @@ pub fn settings(seal_interval: &str) -> String {
     format!(
         "busymate_stats.seal_interval = '{seal_interval}'\nbusymate_stats.seal_lag = '200ms'\n\
          busymate_stats.refresh_interval = '1s'\nbusymate_stats.top_n = 4\n\
-         max_prepared_transactions = 20\nwal_level = replica\nhot_standby_feedback = on\n\
+         max_prepared_transactions = 20\nwal_level = logical\nhot_standby_feedback = on\n\
          max_standby_streaming_delay = 2s\nmax_standby_archive_delay = 2s\nautovacuum_naptime = 1s\nrestart_after_crash = on"
     )
 }
@@ -42,6 +46,9 @@ pub struct Plan {
     pub disasters: usize,
     /// Whether entries are partitioned.
     pub tree: bool,
+    /// Whether logical decoding is compared too, and whether its publication has partitions' changes as the root's.
+    pub decode: bool,
+    pub via_root: bool,
     /// Whether a step is followed by a comparison or two rather than by eight: four times as many steps in an hour.
     pub thin: bool,
     /// Settings of the database, for the variants that are broken on purpose.
@@ -53,12 +60,28 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let thin = std::env::var_os("BUSYMATE_THIN").is_some_and(|value| !value.is_empty());
-        Self { ddl: 6, scripts: "", disasters: 0, tree: false, thin, mutants: "", sabotage: "" }
+        Self {
+            ddl: 6,
+            scripts: "",
+            disasters: 0,
+            tree: false,
+            decode: false,
+            via_root: false,
+            thin,
+            mutants: "",
+            sabotage: "",
+        }
     }
 }
 
 /// How many of a thousand steps set the clock.
 const CLOCK_STEPS: usize = 2;
+
+/// In how many of a thousand steps clients write the same keys at once.
+const RIVALRIES: usize = 5;
+
+/// Between how many steps, on the average, slots are drained.
+const DRAINS: usize = 30;
 
 /// A difference, or a user who had to wait: what must never be.
 pub type Finding = String;
@@ -75,6 +98,7 @@ pub struct Rig<'a> {
     readers: Vec<Reader>,
     sealers: Vec<Sealer>,
     prepared: Vec<Prepared>,
+    decoding: Option<Decoding>,
     /// How many writers are at work for now: with many there is always one to wait for, with few the seal moves.
     crowd: usize,
     owners: i32,
@@ -102,7 +126,6 @@ impl<'a> Rig<'a> {
             cluster,
             standby: None,
             observer: cluster.connect(&database),
-            database,
             plan,
             chance: Chance::new(seed),
             known: Known::default(),
@@ -110,11 +133,13 @@ impl<'a> Rig<'a> {
             readers: Vec::new(),
             sealers: Vec::new(),
             prepared: Vec::new(),
+            decoding: plan.decode.then(|| Decoding::begin(cluster, &database, plan.via_root)),
             crowd: 5,
             owners: 0,
             ways: BTreeMap::new(),
             comparisons: 0,
             recent: VecDeque::new(),
+            database,
         };
         rig.connect();
         rig
@@ -182,14 +207,19 @@ impl<'a> Rig<'a> {
             self.disaster();
         } else if place < self.plan.ddl + self.plan.disasters + CLOCK_STEPS {
             self.step_the_clock();
+        } else if place >= 1000 - RIVALRIES {
+            self.rival()?;
         } else {
             match self.chance.below(100) {
                 0 => self.settle_prepared()?,
                 1 => self.change_crowd()?,
-                2 => self.thin_out()?,
-                3..=50 => self.write()?,
+                2..=4 => self.thin_out()?,
+                5..=52 => self.write()?,
                 _ => self.seal(),
             }
+        }
+        if self.decoding.is_some() && self.chance.once_in(DRAINS) {
+            self.drain()?;
         }
         self.compare()
     }
@@ -219,8 +249,10 @@ impl<'a> Rig<'a> {
         let rows: i64 = value(&mut self.observer, "select count(*) from public.entries");
         if rows > 500 {
             for place in 0..self.writers.len() {
-                if self.writers[place].is_idle() {
-                    let owner = self.chance.pick(&self.writers[place].owners);
+                if !self.writers[place].is_idle() {
+                    continue;
+                }
+                for owner in self.writers[place].owners.clone() {
                     let half = format!("delete from public.entries where owner = {owner} and id % 3 > 0");
                     self.run_in(place, &half)?;
                 }

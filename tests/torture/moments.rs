@@ -23,7 +23,7 @@ fn at(moment: i64) -> String {
 }
 
 /// What the clock shows when the statement runs.
-fn clock(known: Known) -> String {
+pub fn clock(known: Known) -> String {
     format!("(clock_timestamp() + interval '{} ms')", known.clock_step)
 }
 

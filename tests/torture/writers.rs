@@ -13,19 +13,22 @@ pub struct Writer {
     pub owners: Vec<i32>,
     open: bool,
     savepoints: usize,
+    /// Whether its open transaction has written keys that are shared.
+    is_sharing: bool,
 }
 
 /// A prepared transaction, and the owners whose rows it may hold locked.
 pub struct Prepared {
     name: String,
     owners: Vec<i32>,
+    is_sharing: bool,
 }
 
 impl Writer {
     pub fn new(mut client: Client, owners: Vec<i32>) -> Self {
         // Nobody of this schedule makes a writer wait, so whoever waits this long waits because of the extension.
         client.batch_execute("set lock_timeout = '2s'; set statement_timeout = '60s'").unwrap();
-        Self { client, owners, open: false, savepoints: 0 }
+        Self { client, owners, open: false, savepoints: 0, is_sharing: false }
     }
 
     pub fn is_open(&self) -> bool {
@@ -47,10 +50,12 @@ impl Rig<'_> {
     pub fn write(&mut self) -> Result<(), Finding> {
         let place = self.chance.below(self.crowd);
         if !self.writers[place].open {
-            if self.chance.once_in(4) {
-                return self.begin(place);
-            }
-            return self.write_some(place);
+            return match self.chance.below(80) {
+                0..20 => self.begin(place),
+                20 => self.late_transaction(place),
+                21 => self.beside_a_held_cursor(place),
+                _ => self.write_some(place),
+            };
         }
         match self.chance.below(20) {
             0 | 1 => self.end(place, "commit"),
@@ -80,8 +85,8 @@ impl Rig<'_> {
     }
 
     fn end(&mut self, place: usize, how: &str) -> Result<(), Finding> {
-        self.writers[place].open = false;
-        self.writers[place].savepoints = 0;
+        let writer = &mut self.writers[place];
+        (writer.open, writer.savepoints, writer.is_sharing) = (false, 0, false);
         self.run_in(place, how)
     }
 
@@ -91,10 +96,11 @@ impl Rig<'_> {
         }
         self.owners += 1;
         let name = format!("{}-{}", self.database, self.owners);
+        let is_sharing = self.writers[place].is_sharing;
         self.end(place, &format!("prepare transaction '{name}'"))?;
         let fresh = self.new_owner();
         let owners = std::mem::replace(&mut self.writers[place].owners, vec![fresh]);
-        self.prepared.push(Prepared { name, owners });
+        self.prepared.push(Prepared { name, owners, is_sharing });
         Ok(())
     }
 
@@ -103,7 +109,7 @@ impl Rig<'_> {
         if self.prepared.is_empty() {
             return Ok(());
         }
-        let Prepared { name, owners } = self.prepared.remove(self.chance.below(self.prepared.len()));
+        let Prepared { name, owners, .. } = self.prepared.remove(self.chance.below(self.prepared.len()));
         let how = self.chance.pick(&["commit", "commit", "rollback"]);
         let ended = self.observer.batch_execute(&format!("{how} prepared '{name}'"));
         self.note("observer", &format!("{how} prepared '{name}': {ended:?}"));
@@ -129,15 +135,76 @@ impl Rig<'_> {
         Ok(())
     }
 
-    fn write_some(&mut self, place: usize) -> Result<(), Finding> {
+    fn owned(&mut self, place: usize) -> Owned<'_> {
         let owner = self.chance.pick(&self.writers[place].owners);
-        let mut owned = Owned { chance: &mut self.chance, known: self.known, owner };
-        if owned.chance.once_in(12) {
-            let (statement, rows) = owned.copied();
-            return self.copy_in(place, &statement, &rows);
+        Owned { chance: &mut self.chance, known: self.known, owner }
+    }
+
+    fn write_some(&mut self, place: usize) -> Result<(), Finding> {
+        if self.chance.once_in(12) {
+            return self.copy_some(place);
         }
-        let statement = owned.statement();
+        if self.chance.once_in(12) && !self.is_shared_beside(Some(place)) {
+            let tree = self.plan.tree;
+            let statement = self.owned(place).shared(tree);
+            self.writers[place].is_sharing = self.writers[place].open;
+            return self.run_in(place, &statement);
+        }
+        let statement = self.owned(place).statement();
         self.run_in(place, &statement)
+    }
+
+    fn copy_some(&mut self, place: usize) -> Result<(), Finding> {
+        let (statement, rows) = self.owned(place).copied();
+        self.copy_in(place, &statement, &rows)
+    }
+
+    /// Whether a transaction other than this writer's, open or prepared, may hold a shared key, so that who writes it
+    /// would wait.
+    pub fn is_shared_beside(&self, place: Option<usize>) -> bool {
+        let mut others = self.writers.iter().enumerate().filter(|(other, _)| Some(*other) != place);
+        others.any(|(_, writer)| writer.is_sharing)
+            || self.prepared.iter().any(|prepared| prepared.is_sharing)
+    }
+
+    fn beside_a_held_cursor(&mut self, place: usize) -> Result<(), Finding> {
+        let statement = self.owned(place).beside_a_held_cursor();
+        self.run_in(place, &statement)
+    }
+
+    /// Late batches, in savepoints too and some of them taken back. It ends at once, by PREPARE more often than others, or
+    /// stays open.
+    fn late_transaction(&mut self, place: usize) -> Result<(), Finding> {
+        self.begin(place)?;
+        for _ in 0..1 + self.chance.below(4) {
+            let (before, after) = self.chance.pick(&[
+                ("", ""),
+                ("savepoint late", "release late"),
+                ("savepoint late", "rollback to late"),
+                ("savepoint late; savepoint later", "rollback to later; release late"),
+            ]);
+            self.run_in(place, before)?;
+            if self.chance.once_in(3) {
+                self.copy_some(place)?;
+            } else {
+                let statement = self.owned(place).late_batch();
+                self.run_in(place, &statement)?;
+            }
+            if !self.writers[place].open {
+                // It had to give way.
+                return Ok(());
+            }
+            self.run_in(place, after)?;
+            self.compare_in_writer(place)?;
+            if !self.writers[place].open {
+                return Ok(());
+            }
+        }
+        match self.chance.below(4) {
+            0 => self.end(place, "commit"),
+            1 | 2 => self.prepare(place),
+            _ => Ok(()),
+        }
     }
 
     fn copy_in(&mut self, place: usize, statement: &str, rows: &[String]) -> Result<(), Finding> {
@@ -193,8 +260,7 @@ impl Rig<'_> {
         }
         let writer = &mut self.writers[place];
         let _ = writer.client.batch_execute("rollback; set session_replication_role = origin");
-        writer.open = false;
-        writer.savepoints = 0;
+        (writer.open, writer.savepoints, writer.is_sharing) = (false, 0, false);
         Ok(())
     }
 
