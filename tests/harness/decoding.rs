@@ -1,11 +1,11 @@
-//! Logical slots: what a subscriber of a publication is sent, as `pgoutput` writes it (protocol version 1), and slots of
-//! wal2json.
+//! What a subscriber of a publication is sent, as `pgoutput` writes it (protocol version 1), and leave for other output
+//! plugins.
 
 use super::{eventually, refusal_of, value};
 use postgres::Client;
 
-/// Makes a slot of wal2json, which Realtime reads from. It comes from the distribution; where it is missing, this says so
-/// and returns false, except in CI.
+/// Makes a slot of wal2json, which comes from the distribution; where it is missing, the tests say so and check nothing
+/// of it, except in CI.
 pub fn wal2json_slot(client: &mut Client, slot: &str) -> bool {
     allow_output_plugin(client, "wal2json");
     let made =
@@ -90,18 +90,28 @@ impl<'a> Slot<'a> {
     }
 }
 
-struct Message<'a>(&'a [u8]);
+/// A column of a row that is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sent {
+    Null,
+    /// A TOASTed value that the update has not changed.
+    Unchanged,
+    Text(String),
+}
+
+/// What is left to read of a message.
+pub struct Message<'a>(pub &'a [u8]);
 
 impl Message<'_> {
-    fn letter(&mut self) -> char {
+    pub fn letter(&mut self) -> char {
         char::from(*self.0.split_off_first().unwrap())
     }
 
-    fn number(&mut self) -> u32 {
+    pub fn number(&mut self) -> u32 {
         u32::from_be_bytes(self.0.split_off(..4).unwrap().try_into().unwrap())
     }
 
-    fn string(&mut self) -> String {
+    pub fn string(&mut self) -> String {
         let end = self.0.iter().position(|byte| *byte == 0).unwrap();
         let text = self.0.split_off(..end).unwrap();
         self.letter();
@@ -122,13 +132,24 @@ impl Message<'_> {
     }
 
     fn row(&mut self) -> Vec<Option<String>> {
-        let columns = u16::from_be_bytes(self.0.split_off(..2).unwrap().try_into().unwrap());
-        (0..columns)
-            .map(|_| {
-                (self.letter() == 't').then(|| {
+        let text = |column| if let Sent::Text(text) = column { Some(text) } else { None };
+        self.tuple().into_iter().map(text).collect()
+    }
+
+    pub fn short(&mut self) -> u16 {
+        u16::from_be_bytes(self.0.split_off(..2).unwrap().try_into().unwrap())
+    }
+
+    pub fn tuple(&mut self) -> Vec<Sent> {
+        (0..self.short())
+            .map(|_| match self.letter() {
+                'n' => Sent::Null,
+                'u' => Sent::Unchanged,
+                't' => {
                     let length = self.number() as usize;
-                    String::from_utf8(self.0.split_off(..length).unwrap().to_vec()).unwrap()
-                })
+                    Sent::Text(String::from_utf8(self.0.split_off(..length).unwrap().to_vec()).unwrap())
+                }
+                other => panic!("a column of kind {other}"),
             })
             .collect()
     }
