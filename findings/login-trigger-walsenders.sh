@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # PostgreSQL 17.12: a login event trigger also runs for the connections of subscriptions, and its rows are published
 #
-# Seen with PostgreSQL 17.12 (Debian trixie); the same with 18.6.
+# Seen with PostgreSQL 17.12 (Debian trixie).
 #
 # An event trigger ON login keeps a table of logins. Setting up one subscription to three tables makes rows in it,
 # all by walsenders: CREATE SUBSCRIPTION itself, the apply worker, and one for the first copy of each table.
