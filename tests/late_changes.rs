@@ -37,7 +37,7 @@ fn is_exact_after(fleet: &mut Fleet, statements: &str) {
     fleet.is_sealed();
 }
 
-/// The torture's library keeps some 60 of these rows in memory, and gives up at some 800.
+/// The torture's library keeps some 60 of these rows in memory, and gives up at some 2,000.
 #[test]
 fn what_a_subtransaction_has_written_early_goes_with_it() {
     let mut fleet = sealed();
@@ -81,7 +81,7 @@ fn a_block_for_each_row_is_kept_in_few_packs() {
 #[test]
 fn a_transaction_that_notes_too_much_voids_the_seal_unless_it_is_rolled_back() {
     let mut fleet = sealed();
-    let flood = late_rows(2000);
+    let flood = late_rows(5000);
     fleet.run(&format!("begin; {LATE}; savepoint a; {flood}"));
     fleet.is_plain("more late changes than one transaction may note");
     fleet.run(&format!("rollback to a; {LATE}"));
@@ -99,7 +99,7 @@ fn a_transaction_that_notes_too_much_voids_the_seal_unless_it_is_rolled_back() {
 #[test]
 fn a_reader_who_would_add_up_too_much_asks_the_plain_query() {
     let mut fleet = sealed();
-    for _ in 0..4 {
+    for _ in 0..12 {
         fleet.run(&late_rows(400));
     }
     fleet.is_plain("more late changes are pending than are worth adding up");
@@ -245,6 +245,30 @@ fn the_threshold_is_read_anew_after_a_rollback_to_a_savepoint() {
         .unwrap();
     assert_eq!(fleet.late_changes(), 1);
     fleet.is_sealed();
+}
+
+/// Each subtransaction that writes has an id of its own, and holds a lock on it.
+#[test]
+fn a_writer_is_waited_for_by_the_id_of_its_transaction() {
+    let mut fleet = sealed();
+    let now = "insert into public.entries (created_at, owner) values (clock_timestamp(), 0)";
+    for within in [
+        format!("{now}; savepoint a; {now}; rollback to a; savepoint b; {now}"),
+        format!("savepoint a; {now}; savepoint b; {now}; release b"),
+        format!("savepoint a; {now}; savepoint b; {LATE}; rollback to b"),
+    ] {
+        let mut writer = fleet.connect();
+        writer.batch_execute(&format!("begin; {within}")).unwrap();
+        let time: i64 = value(&mut writer, "select test.us(clock_timestamp())");
+        fleet.wait_past(Some(time));
+        fleet.step("seal");
+        assert_eq!(fleet.step("threshold"), "moved");
+        fleet.step("look");
+        assert!(fleet.step("seal").starts_with("held up by transaction"), "{within}");
+        writer.batch_execute("commit").unwrap();
+        fleet.tick();
+        fleet.is_sealed();
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub const PACK_BYTES: usize = if cfg!(feature = "torture") { 400 } else { 7_900 
 const PENDING_BYTES: usize = if cfg!(feature = "torture") { 1_500 } else { 4 << 20 };
 
 /// A transaction that notes more than this voids what is sealed instead: to count everything anew is quicker.
-const MOST_BYTES: usize = if cfg!(feature = "torture") { 20_000 } else { 64 << 20 };
+const MOST_BYTES: usize = if cfg!(feature = "torture") { 40_000 } else { 64 << 20 };
 
 impl Buffer for TransactionVec<u8> {
     fn append(&mut self, bytes: &[u8]) {

@@ -94,15 +94,16 @@ struct Torn;
 /// The ids of those who hold one of `members`. A holder without an id has written nothing yet, and will read the new
 /// threshold; but only a backend in a transaction can be without one.
 fn ids_of_writers(locks: &[Lock], members: &HashSet<u32>) -> Result<BTreeSet<i64>, Torn> {
-    let ids: HashMap<&(String, i64), i64> =
-        locks.iter().filter(|lock| lock.relation == 0).map(|lock| (&lock.holder, lock.transaction)).collect();
+    // A transaction holds one for itself and one for each subtransaction that has written.
+    let mut ids: HashMap<&(String, i64), Vec<i64>> = HashMap::new();
+    for lock in locks.iter().filter(|lock| lock.relation == 0) {
+        ids.entry(&lock.holder).or_default().push(lock.transaction);
+    }
     let mut writers = BTreeSet::new();
     for lock in locks.iter().filter(|lock| members.contains(&lock.relation)) {
         let (virtual_transaction, process) = &lock.holder;
         match ids.get(&lock.holder) {
-            Some(id) => {
-                writers.insert(*id);
-            }
+            Some(ids) => writers.extend(ids),
             None if *process == 0 || virtual_transaction.ends_with("/0") => return Err(Torn),
             None => {}
         }
@@ -137,6 +138,8 @@ mod tests {
         let locks = [
             lock(7, 0, "3/42", 100),
             lock(0, 900, "3/42", 100),
+            // A subtransaction.
+            lock(0, 905, "3/42", 100),
             // It has written nothing yet.
             lock(7, 0, "4/9", 101),
             // Prepared: by a session that goes on, and before a restart.
@@ -147,7 +150,7 @@ mod tests {
             lock(8, 0, "6/1", 103),
             lock(0, 903, "6/1", 103),
         ];
-        assert_eq!(ids_of_writers(&locks, &HashSet::from([7])), Ok(BTreeSet::from([900, 901, 902])));
+        assert_eq!(ids_of_writers(&locks, &HashSet::from([7])), Ok(BTreeSet::from([900, 901, 902, 905])));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::rc::Rc;
 const NEAR: u64 = DAY as u64;
 
 /// More packed late changes than this are not added up at each call: some millions, until the sealer has folded them in.
-const MOST_LATE_BYTES: usize = if cfg!(feature = "torture") { 20_000 } else { 64 << 20 };
+const MOST_LATE_BYTES: usize = if cfg!(feature = "torture") { 40_000 } else { 64 << 20 };
 
 /// Fills in what comes from entries, and gives the busiest devices; or says why the plain query must answer.
 pub fn read_entries(
