@@ -110,7 +110,7 @@ fn a_reader_who_would_add_up_too_much_asks_the_plain_query() {
     fleet.step("look");
     assert_eq!(fleet.step("seal"), "moved");
     assert_eq!(fleet.boundary(), before);
-    fleet.is_sealed();
+    fleet.agrees();
     fleet.tick();
     fleet.is_sealed();
 }
