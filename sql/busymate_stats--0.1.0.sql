@@ -417,7 +417,7 @@ comment on column busymate_stats.seal_look.writers is 'Their transactions.';
 
 -- Three tables are written to by the library itself, as heaps and without SQL; their rows are no business of logical
 -- decoding, which gets nothing of an inserted row and no identity of a deleted one. A pack is stored inline up to a page,
--- and a longer one, of a single key, out of line.
+-- and a longer one out of line, uncompressed.
 create table busymate_stats.late_changes (
     gen bigint not null,
     first_time timestamptz not null,
@@ -425,7 +425,8 @@ create table busymate_stats.late_changes (
     changes bigint not null,
     packed bytea not null
 ) using heap
-    with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false, toast_tuple_target = 8160);
+    with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false, toast_tuple_target = 8160,
+          toast.autovacuum_vacuum_threshold = 500, toast.autovacuum_vacuum_scale_factor = 0.1, toast.vacuum_truncate = false);
 alter table busymate_stats.late_changes alter column packed set storage external;
 alter table busymate_stats.late_changes replica identity nothing;
 create index late_changes_gen on busymate_stats.late_changes (gen);
@@ -558,12 +559,12 @@ exception when insufficient_privilege then
 end
 $$;
 comment on function busymate_stats.lock_fleet_first() is
-    'Event trigger: locks entries and devices before DROP or ALTER EXTENSION locks the extension''s own tables.';
+    'Event trigger: locks entries and devices before DROP or ALTER EXTENSION, or DROP SCHEMA, locks the extension''s own tables.';
 
 create event trigger busymate_stats_partitions on ddl_command_end
     when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA') execute function busymate_stats.note_empty_partitions();
 create event trigger busymate_stats_lock on ddl_command_start
-    when tag in ('DROP EXTENSION', 'ALTER EXTENSION') execute function busymate_stats.lock_fleet_first();
+    when tag in ('DROP EXTENSION', 'ALTER EXTENSION', 'DROP SCHEMA') execute function busymate_stats.lock_fleet_first();
 alter event trigger busymate_stats_partitions enable always;
 alter event trigger busymate_stats_lock enable always;
 comment on event trigger busymate_stats_partitions is 'Remembers partitions of entries that come empty.';

@@ -291,6 +291,130 @@ fn a_prepared_transaction_keeps_its_late_changes_over_a_restart() {
     fleet.is_sealed();
 }
 
+/// FATAL rolls a transaction back without unwinding what has called PostgreSQL.
+#[test]
+fn a_session_that_is_ended_while_its_late_changes_are_written_lets_go_of_its_locks() {
+    let mut fleet = sealed();
+    let mut blocker = fleet.connect();
+    blocker.batch_execute("begin; lock table busymate_stats.late_changes in share mode").unwrap();
+    let mut writer = fleet.connect();
+    let pid: i32 = value(&mut writer, "select pg_backend_pid()");
+    let thread = std::thread::spawn(move || writer.batch_execute(LATE).unwrap_err());
+    eventually("the writer waits at its commit", || {
+        let waits = format!("select exists (select from pg_locks where pid = {pid} and not granted)");
+        value::<bool>(&mut fleet.admin, &waits).then_some(())
+    });
+    assert!(value::<bool>(&mut fleet.admin, &format!("select pg_terminate_backend({pid}, 10000)")));
+    thread.join().unwrap();
+    blocker.batch_execute("commit").unwrap();
+    let held = format!("select count(*) from pg_locks where pid = {pid}");
+    assert_eq!(value::<i64>(&mut fleet.admin, &held), 0);
+    fleet.run("set lock_timeout = '10s'; lock table public.entries in access exclusive mode nowait");
+    fleet.is_sealed();
+}
+
+/// Rows at -infinity are a chunk of their own, and what follows begins in the middle of an hour.
+#[test]
+fn a_rebuild_over_rows_without_a_beginning_counts_each_hour_once() {
+    let mut fleet = fleet();
+    fleet.run(
+        "insert into public.entries (created_at, owner) values
+         ('-infinity', 0), (now() - interval '5 days 17 min', 0), (now() - interval '5 days' + interval '4 h', 0), (now() - interval '1 h', 0)",
+    );
+    fleet.tick();
+    fleet.tick();
+    fleet.run("insert into busymate_stats.seal_markers values ('test', now())");
+    for _ in 0..5 {
+        assert_eq!(fleet.step("seal"), "moved");
+        fleet.run("insert into public.entries (created_at, owner) select now() - interval '5 days 17 min' + n * interval '7 min', 0 from generate_series(-9, 9) n");
+    }
+    fleet.tick();
+    fleet.is_sealed();
+}
+
+#[test]
+fn a_schema_that_is_renamed_for_a_while_loses_nothing() {
+    let mut fleet = sealed();
+    let mut writer = fleet.connect();
+    fleet.run("alter schema busymate_stats rename to another");
+    writer.batch_execute(LATE).unwrap();
+    fleet.run("alter schema another rename to busymate_stats");
+    writer.batch_execute(LATE).unwrap();
+    assert_eq!(fleet.late_changes(), 2);
+    fleet.is_sealed();
+}
+
+#[test]
+fn another_trigger_with_the_same_function_counts_nothing_and_goes_with_the_fleet() {
+    let mut fleet = sealed();
+    fleet.run(
+        "create trigger again after insert or update or delete on public.entries
+             for each row execute function busymate_stats.capture_change('created_at')",
+    );
+    fleet.tick();
+    fleet.run(LATE);
+    assert_eq!(fleet.late_changes(), 1);
+    fleet.is_sealed();
+    fleet.run("alter trigger busymate_stats_capture on public.entries rename to renamed; select busymate_stats.detach()");
+    let left = "select count(*) from pg_trigger where tgfoid = 'busymate_stats.capture_change'::regproc";
+    assert_eq!(value::<i64>(&mut fleet.admin, left), 0);
+}
+
+#[test]
+fn the_function_serves_no_other_kind_of_trigger() {
+    let mut fleet = sealed();
+    for kind in ["before insert on test.other for each row", "after insert on test.other for each statement"]
+    {
+        fleet.run(&format!(
+            "create table test.other (created_at timestamptz);
+             create trigger wrong {kind} execute function busymate_stats.capture_change('created_at')"
+        ));
+        let refused =
+            fleet.admin.batch_execute("insert into test.other values (now() + interval '1 h')").unwrap_err();
+        assert!(refused.to_string().contains("db error"), "{refused:?}");
+        fleet.run("drop table test.other");
+    }
+}
+
+/// They are counted by the plain query, so nothing is noted of them.
+#[test]
+fn entries_that_cannot_be_sealed_leave_no_late_changes() {
+    let mut fleet = fleet();
+    fleet.run("alter table public.entries alter host type char(20)");
+    fleet.wait_for_lag();
+    assert!(fleet.step("threshold").contains("a type whose text may differ"));
+    fleet.run(LATE);
+    assert_eq!(fleet.late_changes(), 0);
+    fleet.agrees();
+}
+
+#[test]
+fn markers_do_not_pile_up_while_nothing_can_be_sealed() {
+    let mut fleet = sealed();
+    fleet.run("alter table public.entries rename created_at to at");
+    for _ in 0..5 {
+        fleet.run("insert into public.entries (at, owner) values (now(), 0)");
+    }
+    fleet.step("seal");
+    let markers = "select count(*) from busymate_stats.seal_markers";
+    assert_eq!(value::<i64>(&mut fleet.admin, markers), 1);
+    fleet.run("alter table public.entries rename at to created_at");
+    fleet.tick();
+    fleet.is_sealed();
+    assert_eq!(value::<i64>(&mut fleet.admin, markers), 0);
+}
+
+/// Many small subtransactions, or one beside much that is pending, write few packs.
+#[test]
+fn what_is_written_early_is_written_in_few_packs() {
+    let mut fleet = sealed();
+    fleet.run(&format!("begin; {}; savepoint a; {}; release a; commit", late_rows(70), late_rows(60)));
+    let packs: i64 = value(&mut fleet.admin, "select count(*) from busymate_stats.late_changes");
+    assert!(packs < 20, "{packs} packs");
+    assert_eq!(fleet.late_changes(), 130);
+    fleet.is_sealed();
+}
+
 /// Ours by hand, or in a dump restored under another name.
 #[test]
 fn a_trigger_of_ours_on_another_table_counts_nothing() {
@@ -495,11 +619,11 @@ fn the_entry_time_can_be_given_any_type() {
 /// DROP EXTENSION by itself would lock late_changes first, which a writer of late rows wants at its commit.
 #[test]
 fn the_extension_is_dropped_in_the_order_of_everybody_elses_locks() {
-    for (tree, statement) in [
-        (false, LATE),
-        (true, LATE),
-        (false, "insert into public.devices (device_uuid, name) values (gen_random_uuid(), 'new')"),
-    ] {
+    let device = "insert into public.devices (device_uuid, name) values (gen_random_uuid(), 'new')";
+    let (extension, schema) = ("drop extension busymate_stats", "drop schema busymate_stats cascade");
+    for (tree, statement, drop) in
+        [(false, LATE, extension), (true, LATE, extension), (false, device, extension), (false, LATE, schema)]
+    {
         let fleet = Fleet::over(races::cluster(), tree);
         let mut fleet = fleet;
         fleet.tick();
@@ -507,8 +631,7 @@ fn the_extension_is_dropped_in_the_order_of_everybody_elses_locks() {
         writer.batch_execute(&format!("begin; set local deadlock_timeout = '100ms'; {statement}")).unwrap();
         let mut dropper = fleet.connect();
         let pid: i32 = value(&mut dropper, "select pg_backend_pid()");
-        let thread =
-            std::thread::spawn(move || dropper.batch_execute("drop extension busymate_stats").unwrap());
+        let thread = std::thread::spawn(move || dropper.batch_execute(drop).unwrap());
         eventually("the drop waits", || {
             let waiting = format!("select exists (select from pg_locks where pid = {pid} and not granted)");
             value::<bool>(&mut fleet.admin, &waiting).then_some(())

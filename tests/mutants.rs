@@ -98,15 +98,15 @@ found_in_tree! {
 #[test]
 fn an_unseal_that_updates_the_state() {
     let finding = is_found(Plan {
-        sabotage: "create or replace function busymate_stats.watch_alter() returns event_trigger
+        sabotage: "create function test.unseal() returns event_trigger
                        language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
                    begin
-                       insert into busymate_stats.seal_markers values ('marked too', clock_timestamp());
                        update busymate_stats.seal_state set epoch = epoch + 1
                         where exists (select from pg_event_trigger_ddl_commands() command
                                         join busymate_stats.attachment a on a.entries = command.objid)
                           and exists (select from pg_trigger t where t.tgname like 'busymate%' and t.tgenabled <> 'A');
-                   end $$",
+                   end $$;
+                   create event trigger unseal on ddl_command_end when tag in ('ALTER TABLE') execute function test.unseal()",
         ddl: 100,
         scripts: "disable trigger",
         ..Plan::default()

@@ -2,7 +2,7 @@
 
 use crate::error::UserError;
 use crate::pg::relation::{LockedRelation, lock};
-use crate::pg::scan::{Seen, find_relation, scan};
+use crate::pg::scan::{Seen, find_schema, relation_in, scan};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -46,7 +46,12 @@ impl Attachment {
 
 /// The attachment that the running statement sees, or the latest.
 pub fn read(seen: Seen) -> Option<Attachment> {
-    let table = find_relation("busymate_stats", "attachment")?;
+    read_in(find_schema("busymate_stats")?, seen).flatten()
+}
+
+/// The same for the extension whose tables are in this schema, whatever it is called by now; `None` when there is no table.
+pub fn read_in(schema: pg_sys::Oid, seen: Seen) -> Option<Option<Attachment>> {
+    let table = relation_in(schema, "attachment")?;
     let mut found = None;
     scan(table, None, None, seen, |row| {
         let name = |column| row.name(column).unwrap_or_default();
@@ -66,7 +71,7 @@ pub fn read(seen: Seen) -> Option<Attachment> {
             implied: row.bool(14),
         });
     });
-    found
+    Some(found)
 }
 
 /// Raises 55000: there is no fleet to count.

@@ -11,6 +11,7 @@ use super::late::pack::{HourChange, Key, RowChange, hour_of};
 use super::late::pending::{self, note_hour, note_row};
 use super::late::table::OwnTables;
 use super::sealed::tally::class_of;
+use super::triggers::CAPTURE_TRIGGER;
 use crate::pg::partition::{changes_of_any, is_partition_of};
 use crate::pg::relation::base_type;
 use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
@@ -93,19 +94,23 @@ struct Table {
 }
 
 impl Table {
-    fn of(trigger: &RowTrigger) -> Self {
-        let fleet = attachment::read(Seen::Latest);
+    /// `None` when the extension's own tables are not where the trigger's function is.
+    fn of(trigger: &RowTrigger) -> Option<Self> {
+        let schema = trigger.schema_of_function();
+        let fleet = attachment::read_in(schema, Seen::Latest)?;
         let relation = trigger.relation();
         let counts = fleet
             .as_ref()
-            .is_some_and(|fleet| relation == fleet.entries || is_partition_of(relation, fleet.entries));
+            .is_some_and(|fleet| relation == fleet.entries || is_partition_of(relation, fleet.entries))
+            // Another trigger with the same function would count each row once more.
+            && trigger.is_named(CAPTURE_TRIGGER);
         let time = trigger.named_column(0).filter(|(_, kind)| is_timestamptz(*kind));
-        Self {
-            tables: OwnTables::of(trigger.schema_of_function()),
+        Some(Self {
+            tables: OwnTables::of(schema),
             counts: counts || broken(Mutant::AnyTableCounts),
             time: time.map(|(number, _)| number),
             columns: fleet.and_then(|fleet| columns(trigger, &fleet)),
-        }
+        })
     }
 
     /// From memory, as long as nothing has changed.
@@ -117,7 +122,11 @@ impl Table {
         if let Some((_, _, table)) = kept.filter(|(at, of, _)| *at == changes && *of == identity) {
             return table;
         }
-        let table = Self::of(trigger);
+        let Some(table) = Self::of(trigger) else {
+            let tables = OwnTables::of(trigger.schema_of_function());
+            tables.mark("a table of the extension is gone");
+            return Self { tables, counts: false, time: None, columns: None };
+        };
         // Looking it up may have taken in a message.
         let unchanged = changes == changes_of_any();
         TABLES.with_borrow_mut(|tables| tables[place] = unchanged.then_some((changes, identity, table)));

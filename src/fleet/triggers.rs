@@ -5,11 +5,11 @@ use super::capture;
 use super::late::table::delete_all_packs;
 use crate::pg::own_rows::delete_rows;
 use crate::pg::query::{Param, execute, select_latest};
-use crate::pg::relation::LockedRelation;
+use crate::pg::relation::{LockedRelation, triggers};
 use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::thresholds;
 use pgrx::prelude::*;
-use pgrx::spi::quote_literal;
+use pgrx::spi::{quote_identifier, quote_literal};
 
 /// The name of the trigger, which PostgreSQL puts on every partition too.
 pub const CAPTURE_TRIGGER: &str = "busymate_stats_capture";
@@ -71,7 +71,7 @@ fn notice_plain(entries: &LockedRelation) {
 /// Drops the trigger, and forgets what was counted.
 pub fn drop(entries: Option<&LockedRelation>) {
     if let Some(entries) = entries.filter(|entries| matches!(entries.kind, b'r' | b'p')) {
-        execute(&format!("drop trigger if exists {CAPTURE_TRIGGER} on {}", entries.name), &[]);
+        drop_triggers_of(entries, CAPTURE_FUNCTION);
     }
     for table in ["seal_state", "seal_keys", "seal_look", "seal_partitions"] {
         execute(&format!("delete from busymate_stats.{table}"), &[]);
@@ -87,12 +87,29 @@ pub fn drop(entries: Option<&LockedRelation>) {
     execute("insert into busymate_stats.capture values ($1, '-infinity', '-infinity')", &[next]);
 }
 
+/// Drops the triggers that call a function, whatever they are called by now.
+pub fn drop_triggers_of(relation: &LockedRelation, function: &str) {
+    for trigger in triggers(relation.oid).into_iter().filter(|trigger| trigger.function == function) {
+        let name = quote_identifier(trigger.name);
+        execute(&format!("drop trigger {name} on {}", relation.name), &[]);
+    }
+}
+
 /// Removes the markers that the active snapshot sees.
 pub fn delete_markers() {
+    delete_markers_after(0);
+}
+
+/// Removes all of them but one, which voids what is sealed as well as many do.
+pub fn keep_one_marker() {
+    delete_markers_after(1);
+}
+
+fn delete_markers_after(kept: usize) {
     let Some(table) = find_relation("busymate_stats", "seal_markers") else {
         return;
     };
     let mut places = Vec::new();
     scan(table, None, None, Seen::Statement, |row| places.push(row.place()));
-    delete_rows(table, places);
+    delete_rows(table, places.into_iter().skip(kept));
 }

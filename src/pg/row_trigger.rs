@@ -102,8 +102,8 @@ unsafe fn fire(of: Rows, call: pg_sys::FunctionCallInfo) {
         fired.then(|| RowTrigger { data: context.cast(), call: (*call).flinfo })
     };
     match (trigger, ON_ROW[of as usize].get()) {
-        (Some(trigger), Some(work)) if trigger.is_for_row() => work(&trigger),
-        _ => error!("the function must be called as a trigger for each row"),
+        (Some(trigger), Some(work)) if trigger.is_after_row() => work(&trigger),
+        _ => error!("the function must be called as a trigger after each row"),
     }
 }
 
@@ -113,8 +113,9 @@ impl RowTrigger {
         unsafe { &*self.data }
     }
 
-    fn is_for_row(&self) -> bool {
+    fn is_after_row(&self) -> bool {
         self.data().tg_event & pg_sys::TRIGGER_EVENT_ROW != 0
+            && self.data().tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
     }
 
     fn event(&self) -> u32 {
@@ -155,6 +156,12 @@ impl RowTrigger {
         let begun = [relation.rd_newRelfilelocatorSubid, relation.rd_firstRelfilelocatorSubid];
         relation.rd_createSubid != NO_SUBTRANSACTION
             || begun.iter().any(|subtransaction| *subtransaction != NO_SUBTRANSACTION)
+    }
+
+    /// Whether the trigger has this name.
+    pub fn is_named(&self, name: &str) -> bool {
+        // SAFETY: the trigger's description stays while it runs; its name ends with NUL.
+        unsafe { CStr::from_ptr((*self.data().tg_trigger).tgname).to_bytes() == name.as_bytes() }
     }
 
     /// The trigger's OID.

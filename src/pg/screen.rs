@@ -84,8 +84,9 @@ unsafe fn trigger_data<'a>(call: pg_sys::FunctionCallInfo) -> Option<&'a Trigger
 }
 
 #[inline]
-fn is_for_row(data: &TriggerData) -> bool {
+fn is_after_row(data: &TriggerData) -> bool {
     data.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0
+        && data.tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
 }
 
 #[inline]
@@ -160,7 +161,7 @@ unsafe fn kept(call: pg_sys::FunctionCallInfo, data: &TriggerData) -> *mut Kept 
 pub unsafe fn entry_does_not_count(call: pg_sys::FunctionCallInfo) -> bool {
     // SAFETY: by the caller's promise; the slots hold the row, before and after for an UPDATE.
     unsafe {
-        let Some(data) = trigger_data(call).filter(|data| is_for_row(data)) else { return false };
+        let Some(data) = trigger_data(call).filter(|data| is_after_row(data)) else { return false };
         let time = (*kept(call, data)).time;
         let Some(threshold) = threshold().filter(|_| time > 0) else { return false };
         let is_late = |slot| value(slot, time).is_none_or(|moment| (moment.value() as i64) < threshold);
@@ -177,7 +178,7 @@ pub unsafe fn device_does_not_count(call: pg_sys::FunctionCallInfo) -> bool {
     // SAFETY: by the caller's promise. Messages may be taken in wherever SQL runs; the kept value is copied first.
     unsafe {
         let (Some(data), Some(devices)) = (trigger_data(call), *DEVICES.0.get()) else { return false };
-        if !is_for_row(data)
+        if !is_after_row(data)
             || event(data) != pg_sys::TRIGGER_EVENT_UPDATE
             || (*data.tg_trigger).tgoid != devices.trigger
         {

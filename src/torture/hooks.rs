@@ -2,7 +2,7 @@
 
 use super::Mutant;
 use crate::fleet::roster;
-use crate::fleet::sealed::sealer::{Ground, Step, Stride, move_threshold};
+use crate::fleet::sealed::sealer::{Ground, Step, Stride, move_threshold_of};
 use crate::pg::identity::transaction_id;
 use crate::pg::relation::MESSAGES_COME_IN;
 use crate::pg::setting;
@@ -111,7 +111,7 @@ fn torture_ways() -> pgrx::JsonB {
 #[pg_extern]
 fn torture_step(step: &str, stride: i64) -> String {
     let outcome = Ground::take().map(|ground| match step {
-        "threshold" => move_threshold(),
+        "threshold" => move_threshold_of(&ground),
         "look" => ground.look(),
         _ => ground.seal(&mut Stride::of(stride)),
     });

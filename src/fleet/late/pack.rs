@@ -124,25 +124,28 @@ const UUID: u64 = 2;
 const INT: u64 = 3;
 const FIRST_PLACE: u64 = 4;
 
-/// How many keys of a segment an encoder looks for; others are spelled out again.
-const SLOTS: usize = 256;
+/// How many keys of a segment an encoder looks for; others are spelled out again. A key may be in either slot of a pair.
+const PAIRS: usize = 2048;
 
 /// Where a key was spelled out.
 #[derive(Clone, Copy)]
 struct Slot {
-    /// The segment, by its number.
+    /// The segment, by its number; 0 for none.
     segment: u32,
-    kind: u8,
     /// The key's place in the dictionary.
     place: u32,
     at: u32,
-    length: u32,
+    /// A longer key is spelled out each time.
+    length: u16,
+    kind: u8,
 }
+
+const EMPTY: Slot = Slot { segment: 0, place: 0, at: 0, length: 0, kind: 0 };
 
 /// Appends records. It remembers what the present segment has spelled out.
 pub struct Encoder {
     segment: u32,
-    slots: [Slot; SLOTS],
+    slots: [[Slot; 2]; PAIRS],
     places: u32,
     relation: u32,
     time: Timestamp,
@@ -151,17 +154,17 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder at the beginning of a pack.
+    /// An encoder; a pack must be begun. All of it is zero, so that it costs a process nothing before it is used.
     pub const fn new() -> Self {
-        const EMPTY: Slot = Slot { segment: 0, kind: 0, place: 0, at: 0, length: 0 };
-        Self { segment: 1, slots: [EMPTY; SLOTS], places: 0, relation: 0, time: 0, hour: None }
+        Self { segment: 0, slots: [[EMPTY; 2]; PAIRS], places: 0, relation: 0, time: 0, hour: None }
     }
 
     /// Forgets everything: what follows is a new pack.
     pub fn begin_pack(&mut self) {
-        self.segment = self.segment.wrapping_add(1).max(1);
-        if self.segment == 1 {
-            self.slots = Self::new().slots;
+        self.segment = self.segment.wrapping_add(1);
+        if self.segment == 0 {
+            self.slots.fill([EMPTY; 2]);
+            self.segment = 1;
         }
         (self.places, self.relation, self.time, self.hour) = (0, 0, 0, None);
     }
@@ -220,13 +223,15 @@ impl Encoder {
         };
         let mut hasher = FixedState::default().build_hasher();
         hasher.write(bytes);
-        let slot = &mut self.slots[hasher.finish() as usize % SLOTS];
-        let (at, length) = (slot.at as usize, slot.length as usize);
+        let pair = &mut self.slots[hasher.finish() as usize % PAIRS];
         // A slot of the present segment points into the pack: whatever cuts the pack begins another segment.
-        if slot.segment == self.segment
-            && u64::from(slot.kind) == kind
-            && pack.get(at..at + length) == Some(bytes)
-        {
+        let is_known = |slot: &&Slot| {
+            let (at, length) = (slot.at as usize, usize::from(slot.length));
+            slot.segment == self.segment
+                && u64::from(slot.kind) == kind
+                && pack.get(at..at + length) == Some(bytes)
+        };
+        if let Some(slot) = pair.iter().find(is_known) {
             return small.number(FIRST_PLACE + u64::from(slot.place));
         }
         small.number(kind);
@@ -235,13 +240,13 @@ impl Encoder {
         }
         pack.append(small.bytes());
         small.clear();
-        *slot = Slot {
-            segment: self.segment,
-            kind: kind as u8,
-            place: self.places,
-            at: pack.len() as u32,
-            length: bytes.len() as u32,
-        };
+        if let Ok(length) = u16::try_from(bytes.len()) {
+            // The one that was spelled out longer ago goes.
+            let age = |slot: &Slot| if slot.segment == self.segment { slot.place + 1 } else { 0 };
+            let place = usize::from(age(&pair[1]) < age(&pair[0]));
+            let (segment, place_in_dictionary, at) = (self.segment, self.places, pack.len() as u32);
+            pair[place] = Slot { segment, place: place_in_dictionary, at, length, kind: kind as u8 };
+        }
         self.places += 1;
         pack.append(bytes);
     }
@@ -404,6 +409,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn encoder() -> Box<Encoder> {
+        let mut encoder = Box::new(Encoder::new());
+        encoder.begin_pack();
+        encoder
+    }
+
     #[derive(Clone, Debug, PartialEq)]
     enum Owned {
         Null,
@@ -482,7 +493,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_packed_is_read(steps in proptest::collection::vec(step(), 0..80)) {
-            let (mut encoder, mut pack) = (Encoder::new(), Vec::new());
+            let (mut encoder, mut pack) = (encoder(), Vec::new());
             let (mut rows, mut hours) = (Vec::new(), Vec::new());
             let mut segments = vec![(0, 0, hours.clone())];
             for step in &steps {
@@ -525,7 +536,7 @@ mod tests {
 
     #[test]
     fn a_batch_of_a_fleet_takes_few_bytes_a_row() {
-        let (mut encoder, mut pack) = (Encoder::new(), Vec::new());
+        let (mut encoder, mut pack) = (encoder(), Vec::new());
         for n in 0..100_u8 {
             let host = format!("host{}.example.com", n % 10);
             let row = RowChange {

@@ -15,8 +15,9 @@ use crate::pg::transaction_memory::{TransactionVec, forget_context};
 use crate::torture::{Mutant, broken};
 use std::cell::RefCell;
 
-/// A pack is stored inline, so on one page of 8 kB.
-pub const PACK_BYTES: usize = if cfg!(feature = "torture") { 400 } else { 7_900 };
+/// A pack of a batch of some hundred rows is stored inline, in one page. A larger one goes out of line, where it still costs
+/// less than several: each spells out its keys for itself.
+pub const PACK_BYTES: usize = if cfg!(feature = "torture") { 400 } else { 60_000 };
 
 /// More than this is written before the transaction ends: what a subtransaction holds of it can be written by itself alone.
 const PENDING_BYTES: usize = if cfg!(feature = "torture") { 1_500 } else { 4 << 20 };
@@ -48,7 +49,13 @@ struct Mark {
     /// How many packs there were, and what was known of the last.
     packs: usize,
     head: Option<Head>,
-    written: usize,
+}
+
+/// What a subtransaction has written early.
+#[derive(Clone, Copy)]
+struct Piece {
+    subtransaction: SubTransaction,
+    bytes: usize,
 }
 
 struct Pending {
@@ -59,8 +66,8 @@ struct Pending {
     /// Whether the encoder remembers what the last pack ends with.
     is_segment_open: bool,
     tables: OwnTables,
-    /// Bytes that are in the table already.
-    written: usize,
+    /// What is in the table already.
+    pieces: TransactionVec<Piece>,
     /// The subtransaction that has voided what is sealed, because there was too much to note.
     void_since: Option<SubTransaction>,
     /// The last command that has noted or written anything; rows that it changed are of this command or one before.
@@ -75,7 +82,14 @@ thread_local! {
 
 /// Has what is pending written at the end of each transaction.
 pub fn register() {
-    on_event(|event| PENDING.with_borrow_mut(|pending| pending.event(event)));
+    on_event(|event| {
+        PENDING.with(|pending| match (event, pending.try_borrow_mut()) {
+            (_, Ok(mut pending)) => pending.event(event),
+            // The process is ended while PostgreSQL writes for us: FATAL rolls the transaction back without unwinding.
+            (Event::Ended | Event::SubAborted(_), Err(_)) => {}
+            (_, Err(_)) => unreachable!("what is noted is written by one call at a time"),
+        });
+    });
 }
 
 /// Notes a row.
@@ -123,7 +137,7 @@ impl Pending {
             encoder: Encoder::new(),
             is_segment_open: false,
             tables: OwnTables::NONE,
-            written: 0,
+            pieces: TransactionVec::new(),
             void_since: None,
             last_command: None,
             is_ending: false,
@@ -137,14 +151,11 @@ impl Pending {
                 self.is_ending = true;
             }
             Event::Ended => self.forget(),
-            Event::BeforeSubCommit(own) if self.log.len() > PENDING_BYTES => {
-                self.write_from(self.first_of(own))
-            }
-            Event::BeforeSubCommit(_) => {}
+            Event::BeforeSubCommit(own) => self.write_early(own),
             Event::SubAborted(own) => {
-                let first = self.first_of(own);
-                self.written = self.marks.get(first).map_or(self.written, |mark| mark.written);
-                self.cut(first);
+                self.cut(self.first_of(own));
+                let kept = self.pieces.iter().rposition(|piece| piece.subtransaction < own);
+                self.pieces.truncate(kept.map_or(0, |place| place + 1));
                 self.void_since = self.void_since.filter(|since| *since < own);
             }
         }
@@ -155,9 +166,10 @@ impl Pending {
         self.log.forget();
         self.packs.forget();
         self.marks.forget();
+        self.pieces.forget();
         forget_context();
         self.is_segment_open = false;
-        (self.written, self.void_since, self.last_command, self.is_ending) = (0, None, None, false);
+        (self.void_since, self.last_command, self.is_ending) = (None, None, false);
     }
 
     fn note(
@@ -190,12 +202,26 @@ impl Pending {
             pack.last = pack.last.max(time);
             pack.changes += 1;
         }
-        if self.written + self.log.len() > MOST_BYTES {
+        let written: usize = self.pieces.iter().map(|piece| piece.bytes).sum();
+        if written + self.log.len() > MOST_BYTES {
             self.void_since = Some(own);
             self.tables.mark("more late changes than one transaction may note");
-        } else if self.is_ending || self.log.len() > PENDING_BYTES {
-            let own = if broken(Mutant::PieceOfParents) { 0 } else { own };
+            self.cut(self.first_of(own));
+        } else if self.is_ending {
             self.write_from(self.first_of(own));
+        } else {
+            self.write_early(own);
+        }
+    }
+
+    /// Above the bound, writes what a subtransaction and those within it have noted: a few packs at least, unless far too
+    /// much is pending.
+    fn write_early(&mut self, own: SubTransaction) {
+        let first = self.first_of(if broken(Mutant::PieceOfParents) { 0 } else { own });
+        let Some(mark) = self.marks.get(first) else { return };
+        let is_worth_it = self.log.len() - mark.at > PENDING_BYTES / 4 || self.log.len() > 4 * PENDING_BYTES;
+        if self.log.len() > PENDING_BYTES && is_worth_it {
+            self.write_from(first);
         }
     }
 
@@ -205,8 +231,8 @@ impl Pending {
             return;
         }
         let head = self.packs.last().copied();
-        let (at, packs, written) = (self.log.len(), self.packs.len(), self.written);
-        self.marks.push(Mark { subtransaction, at, packs, head, written });
+        let (at, packs) = (self.log.len(), self.packs.len());
+        self.marks.push(Mark { subtransaction, at, packs, head });
         self.is_segment_open = false;
     }
 
@@ -241,14 +267,14 @@ impl Pending {
                 _ => pack,
             })
             .filter(|pack| pack.changes > 0);
-        let written = self.log.len() - mark.at;
+        let bytes = self.log.len() - mark.at;
         match self.tables.insert(packs) {
             Ok(()) => {}
             Err(WrongShape) => self.tables.mark("late changes cannot be written"),
         }
         self.last_command = Some(current_command());
         self.cut(first);
-        self.written += written;
+        self.pieces.push(Piece { subtransaction: current_subtransaction(), bytes });
     }
 
     /// The pack with this number, from `at` on.

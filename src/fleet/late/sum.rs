@@ -106,7 +106,8 @@ impl<R: Fn(u32) -> bool> Sum<R> {
 
 /// A pack's changes to rows from `boundary` on, packed anew, and how many they are.
 pub fn rest_of(pack: &[u8], boundary: Timestamp) -> Result<(Vec<u8>, i64), Malformed> {
-    let (mut decoder, mut encoder) = (Decoder::new(pack), Encoder::new());
+    let (mut decoder, mut encoder) = (Decoder::new(pack), Box::new(Encoder::new()));
+    encoder.begin_pack();
     let (mut rest, mut number) = (Vec::new(), 0);
     while let Some(change) = decoder.next()? {
         match change {
@@ -148,7 +149,8 @@ mod tests {
     #[test]
     fn a_row_counts_into_the_windows_that_it_lies_in() {
         let now = 100 * DAY;
-        let (mut encoder, mut pack) = (Encoder::new(), Vec::new());
+        let (mut encoder, mut pack) = (Box::new(Encoder::new()), Vec::new());
+        encoder.begin_pack();
         for row in [
             row(1, now - 1, true, "a"),
             row(1, now - 2 * HOUR, true, "a"),
@@ -175,7 +177,8 @@ mod tests {
         fn what_is_before_a_boundary_and_the_rest_are_the_whole(
             rows in proptest::collection::vec((0..20_i64, any::<bool>(), 0..3_usize), 0..40), boundary in 0..21_i64,
         ) {
-            let (mut encoder, mut pack) = (Encoder::new(), Vec::new());
+            let (mut encoder, mut pack) = (Box::new(Encoder::new()), Vec::new());
+            encoder.begin_pack();
             for (time, came, host) in &rows {
                 encoder.row(&mut pack, &row(1, time * HOUR, *came, ["a", "b", "c"][*host]));
             }

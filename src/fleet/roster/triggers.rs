@@ -1,9 +1,10 @@
 //! Putting the trigger on devices, and taking it off.
 
 use super::TRIGGER;
-use super::print::columns;
+use super::print::{TRIGGER_FUNCTION, columns};
 use super::sealer::forget;
 use crate::fleet::attachment::Attachment;
+use crate::fleet::triggers::drop_triggers_of;
 use crate::pg::query::execute;
 use crate::pg::relation::LockedRelation;
 use pgrx::spi::quote_literal;
@@ -32,7 +33,7 @@ pub fn create(devices: &LockedRelation, fleet: &Attachment) {
 /// Drops the trigger, and forgets what was counted.
 pub fn drop(devices: Option<&LockedRelation>) {
     if let Some(devices) = devices.filter(|devices| devices.kind == b'r') {
-        execute(&format!("drop trigger if exists {TRIGGER} on {}", devices.name), &[]);
+        drop_triggers_of(devices, TRIGGER_FUNCTION);
     }
     forget();
 }

@@ -16,12 +16,13 @@ pub fn look(entries: pg_sys::Oid) -> Step {
         return Step::Waits("there is no capture threshold".into());
     };
     let gen_ = threshold.generation;
+    // Before the list: a writer that reads the threshold before this one has written its row by then, and is found.
+    let published = thresholds::published();
+    if published != Some(threshold) && !(broken(Mutant::ThresholdUnpublished) && published.is_some()) {
+        thresholds::publish(threshold);
+    }
     if look_of(gen_).is_some() {
         return Step::Done;
-    }
-    // Before the look: whoever reads the threshold before this one has written rows by then, and is found.
-    if !(broken(Mutant::ThresholdUnpublished) && thresholds::published().is_some()) {
-        thresholds::publish(threshold);
     }
     let Some(writers) = writers_of(entries) else {
         return Step::Waits("transactions are being prepared".into());

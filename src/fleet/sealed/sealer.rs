@@ -18,7 +18,7 @@ use crate::fleet::late::pack::{Malformed, hour_of};
 use crate::fleet::late::sum::{Sum, rest_of};
 use crate::fleet::late::table::{OwnTables, Pack, delete_all_packs, delete_packs, each_pack};
 use crate::fleet::tree::{Leaves, Shape, shape_now};
-use crate::fleet::triggers::delete_markers;
+use crate::fleet::triggers::{delete_markers, keep_one_marker};
 use crate::pg::identity::as_owner;
 use crate::pg::own_rows::Place;
 use crate::pg::query::{Param, execute, select_one};
@@ -128,7 +128,11 @@ impl Ground {
     pub fn seal(&self, stride: &mut Stride) -> Step {
         let shape = match &self.shape {
             Ok(shape) => shape,
-            Err(reason) => return Step::Waits(reason.clone()),
+            Err(reason) => {
+                // While it lasts, each statement may leave one.
+                keep_one_marker();
+                return Step::Waits(reason.clone());
+            }
         };
         let Some(threshold) = capture::threshold(Seen::Statement) else {
             return Step::Waits("there is no capture threshold".into());
@@ -139,6 +143,12 @@ impl Ground {
             None => Err("nothing is sealed yet".into()),
             Some(present) => void.map_or_else(|| shape.agrees_with(&present), Err).map(|()| present),
         };
+        // With the present boundary: whoever is writing need not be waited for.
+        if let Ok(present) = &present
+            && let Some(step) = self.fold_flood(shape, present)
+        {
+            return step;
+        }
         if present.as_ref().is_ok_and(|present| present.boundary >= threshold) {
             return Step::Done;
         }
@@ -168,16 +178,14 @@ impl Ground {
                 return Step::Moved;
             }
         };
-        if let Some(step) = self.fold_flood(shape, &present, version) {
-            return step;
-        }
         let (goal, since) = (present.goal, present.gen_);
         self.seal_chunk(shape, State { version, gen_, goal: threshold, ..present }, goal, since, stride)
     }
 
     /// Folds late changes in by themselves while there are very many, so that no snapshot is held for all of them. `None`
     /// when there are few, or none of them can go yet.
-    fn fold_flood(&self, shape: &Shape, present: &State, version: i64) -> Option<Step> {
+    fn fold_flood(&self, shape: &Shape, present: &State) -> Option<Step> {
+        let version = State::number_and_epoch(Seen::Statement).map_or(0, |(version, _)| version) + 1;
         let mut bytes = 0;
         each_pack(present.gen_, |_, pack| {
             bytes += pack.bytes.len();
@@ -423,7 +431,8 @@ fn next_boundary(rows: &Rows, boundary: Timestamp, goal: Timestamp, stride: i64)
     };
     if begin == NEVER {
         // Entries of -infinity: they are a chunk of their own.
-        return rows.first_time(Interval { from: NEVER + 1, to: end }).unwrap_or(end);
+        let first = rows.first_time(Interval { from: NEVER + 1, to: end });
+        return first.map_or(end, |first| hour_of(first).max(NEVER + 1));
     }
     let ahead = begin.saturating_add(stride);
     if ahead >= window {
@@ -473,7 +482,15 @@ fn keep_keys(state: &mut State, changes: Changes, reset: bool) {
 
 /// Moves the capture threshold, when the seal has reached it: its own transaction, since nobody may look for writers
 /// before it is committed.
-pub fn move_threshold() -> Step {
+pub fn move_threshold_of(ground: &Ground) -> Step {
+    // Where nothing can be sealed, writers note nothing.
+    match &ground.shape {
+        Ok(_) => move_threshold(),
+        Err(reason) => Step::Waits(reason.clone()),
+    }
+}
+
+fn move_threshold() -> Step {
     let Some(Threshold { generation: gen_, moment: threshold, .. }) = capture::threshold(Seen::Statement)
     else {
         return Step::Waits("there is no capture threshold".into());
