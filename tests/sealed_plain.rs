@@ -134,7 +134,7 @@ fn triggers_that_are_enabled_but_not_always() {
              alter table public.entries enable trigger all",
         )
         .unwrap();
-    wait_for_reason(&mut client, "trigger disabled on entries");
+    wait_for_reason(&mut client, "trigger busymate_stats_capture is disabled on public.entries");
     assert_eq!(stats_at(&mut client, "now")["total_entries"], 200);
     client
         .batch_execute(
@@ -154,7 +154,7 @@ fn a_seal_beyond_the_clock() {
     let seal_ahead = |client: &mut Client, by: &str| {
         let threshold = format!(
             "insert into busymate_stats.capture
-             select max(gen) + 1, clock_timestamp() + interval '{by}' from busymate_stats.capture"
+             select max(gen) + 1, clock_timestamp() + interval '{by}', '-infinity' from busymate_stats.capture"
         );
         client.batch_execute(&threshold).unwrap();
     };
