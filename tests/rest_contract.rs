@@ -5,6 +5,7 @@ mod harness;
 
 use harness::api::{postgrest, served, user};
 use harness::postgrest::{PostgRest, Request, Response};
+use harness::{refusal, shared, value};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -117,7 +118,7 @@ fn no_fleet_is_an_error_that_says_what_to_do() {
     let (mut client, postgrest) = served("rest_detached");
     client.batch_execute("select busymate_stats.detach()").unwrap();
     let response = rpc(&postgrest, "POST", user("v"));
-    assert_eq!((response.status, &response.json()["code"]), (500, &json!("55000")));
+    assert_eq!((response.status, &response.json()["code"]), (404, &json!("42P01")));
     assert!(response.json()["hint"].as_str().unwrap().contains("busymate_stats.attach"));
     // The capability comes first.
     assert_eq!(rpc(&postgrest, "POST", user("nobody")).body, "null");
@@ -225,6 +226,48 @@ fn a_pooled_session_leaks_nothing() {
             }
         }
     }
+}
+
+/// An ALTER TABLE on entries that takes long must not hold PostgREST's sessions, one for each request: they give up
+/// long before a statement_timeout would have them.
+#[test]
+fn who_waits_for_a_lock_gives_up() {
+    let (mut client, _) = served("rest_lock");
+    client
+        .batch_execute(
+            "create role rest_patient nologin;
+             alter role rest_patient set statement_timeout = '60s'; grant rest_patient to authenticator;
+             select busymate_stats.grant_api('rest_patient')",
+        )
+        .unwrap();
+    let postgrest = postgrest(&mut client, 1);
+    let caller = || Some(json!({ "role": "rest_patient", "sub": "v" }));
+    assert_eq!(rpc(&postgrest, "POST", caller()).status, 200);
+    client.batch_execute("begin; alter table public.entries add column note text").unwrap();
+    let response = rpc(&postgrest, "POST", caller());
+    assert_eq!((response.status, &response.json()["code"]), (500, &json!("55P03")), "{response:?}");
+    let call =
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": "get_stats" } });
+    let response = postgrest.handle(&Request::new("POST", "/rpc/mcp", caller()).body(call.to_string()));
+    assert_eq!((response.status, &response.json()["error"]["code"]), (200, &json!(-32603)), "{response:?}");
+    client.batch_execute("commit").unwrap();
+    assert_eq!(rpc(&postgrest, "POST", caller()).status, 200);
+}
+
+/// A limit of the session's own counts instead, and what the function sets ends with it.
+#[test]
+fn a_lock_timeout_of_the_callers_own_counts() {
+    let (mut client, _) = served("rest_lock_own");
+    let mut other = shared().connect(&value::<String>(&mut client, "select current_database()::text"));
+    client.batch_execute("begin; lock table public.entries").unwrap();
+    other.batch_execute("set lock_timeout = '1min'; set statement_timeout = '4s'").unwrap();
+    assert_eq!(refusal(&mut other, "select public.get_stats()").code, "57014");
+    other.batch_execute("set lock_timeout = '10ms'").unwrap();
+    assert_eq!(refusal(&mut other, "select public.get_stats()").code, "55P03");
+    other.batch_execute("set lock_timeout = 0").unwrap();
+    client.batch_execute("rollback").unwrap();
+    other.batch_execute("begin; select public.get_stats()").unwrap();
+    assert_eq!(value::<String>(&mut other, "show lock_timeout"), "0");
 }
 
 /// What ALTER ROLE … SET gives goes into the transaction before the role does.
