@@ -228,6 +228,41 @@ fn a_pooled_session_leaks_nothing() {
     }
 }
 
+/// What README gives a service of the user's own that writes the row, over PostgREST, whose upsert this is.
+#[test]
+fn a_service_of_ones_own_writes_the_status() {
+    let (mut client, postgrest) = served("rest_own_service");
+    client.batch_execute("truncate public.service_status").unwrap();
+    let readme = include_str!("../README.md");
+    let section = readme.split("\n### service_status written by your own service\n").nth(1).unwrap();
+    let upsert = |client: &mut Client, overall: &str| {
+        let rows = json!([{ "id": 1, "updated_at": "now", "snapshot": { "overall": overall } }]).to_string();
+        client.batch_execute("begin; set local role service_role").unwrap();
+        let outcome = client.execute(
+            r#"WITH pgrst_source AS (INSERT INTO "public"."service_status"("id", "snapshot", "updated_at")
+               SELECT "pgrst_body"."id", "pgrst_body"."snapshot", "pgrst_body"."updated_at"
+                 FROM (SELECT $1::text::json AS json_data) pgrst_payload,
+                      LATERAL (SELECT "id", "snapshot", "updated_at" FROM json_to_recordset(pgrst_payload.json_data)
+                                 AS _("id" integer, "snapshot" jsonb, "updated_at" timestamp with time zone)) pgrst_body
+               ON CONFLICT("id") DO UPDATE SET "id" = EXCLUDED."id", "snapshot" = EXCLUDED."snapshot",
+                                               "updated_at" = EXCLUDED."updated_at" RETURNING 1)
+               SELECT '' AS total_result_set, pg_catalog.count(_postgrest_t) FROM (SELECT * FROM pgrst_source) _postgrest_t"#,
+            &[&rows],
+        );
+        client.batch_execute(if outcome.is_ok() { "commit" } else { "rollback" }).unwrap();
+        outcome.map_err(|error| harness::refusal_of(&error).code)
+    };
+    assert_eq!(upsert(&mut client, "ok").unwrap_err(), "42501", "without the grants");
+    let grants = section.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    client.batch_execute(grants).unwrap();
+    for overall in ["ok", "degraded"] {
+        upsert(&mut client, overall).unwrap();
+        assert_eq!(assert_row(&get(&postgrest, STATUS, user("v")))["overall"], overall);
+    }
+    let fresh = "select updated_at > now() - interval '1 minute' from public.service_status";
+    assert!(value::<bool>(&mut client, fresh));
+}
+
 /// An ALTER TABLE on entries that takes long must not hold PostgREST's sessions, one for each request: they give up
 /// long before a statement_timeout would have them.
 #[test]
