@@ -56,7 +56,7 @@ mod tests {
         Host {
             cpu: 0.07,
             load: [0.21, 0.18, 0.15],
-            mem: Memory { used_mb: 1840, total_mb: 3920 },
+            mem: Memory { used_mb: Some(1840), total_mb: 3920 },
             uptime: 1_820_394,
         }
     }
