@@ -60,6 +60,19 @@ fn get_stats_is_null_for_who_may_not() {
     }
 }
 
+/// PostgREST before 9 sets a setting for each claim. Whoever is named there alone is nobody.
+#[test]
+fn claims_in_the_settings_of_old_are_not_read() {
+    let (mut client, _) = served("rest_legacy");
+    client
+        .batch_execute("begin; set local role authenticated; set local request.jwt.claim.sub = 'v'")
+        .unwrap();
+    assert_eq!(value::<Option<Value>>(&mut client, "select public.get_stats()"), None);
+    client.batch_execute(r#"set local request.jwt.claims = '{"sub": "v"}'"#).unwrap();
+    assert!(value::<Option<Value>>(&mut client, "select public.get_stats()").is_some());
+    client.batch_execute("rollback").unwrap();
+}
+
 #[test]
 fn tables_show_the_row_or_nothing() {
     let (mut client, postgrest) = served("rest_tables");
