@@ -79,6 +79,7 @@ const MEMBER_NAMES: &[&str] = &[
     "view busymate_stats.component_health",
     "view busymate_stats.health",
     "view busymate_stats.my_capabilities",
+    "view busymate_stats.realtime_needs",
 ];
 
 fn member_names() -> String {
@@ -213,8 +214,7 @@ const COLUMNS: &[&str] = &[
 ];
 
 /// Member tables that are the extension's own means.
-const INTERNAL_TABLES: &str =
-    "attachment|capture|component_checks|feed_health|late_changes|publications|roster_\\w+|seal_\\w+";
+const INTERNAL_TABLES: &str = "attachment|capture|component_checks|feed_health|late_changes|publications|realtime_needs|roster_\\w+|seal_\\w+";
 
 #[test]
 fn columns_are_as_released() {

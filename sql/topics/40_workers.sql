@@ -70,7 +70,10 @@ create view busymate_stats.health with (security_barrier = true) as
                              and not exists (
                                  select from pg_catalog.pg_attribute a
                                   where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
-                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished
+                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished,
+               (select pg_catalog.jsonb_agg(pg_catalog.format('%s. %s', need.problem, need.remedy))
+                  from busymate_stats.realtime_needs need
+                 where exists (select from busymate_stats.publications)) as needs
     )
     select 'stats'::text as feed,
            kept.last_refresh,
@@ -91,7 +94,8 @@ create view busymate_stats.health with (security_barrier = true) as
                'library_version', launcher.state -> 'library_version',
                'extension_version', facts.extension,
                'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
-               'publications_incomplete', coalesce(facts.unpublished, '[]')
+               'publications_incomplete', coalesce(facts.unpublished, '[]'),
+               'realtime_needs', coalesce(facts.needs, '[]')
            ) as detail
       from launcher
      cross join facts
