@@ -166,7 +166,7 @@ fn with_nothing_attached() {
             });
         }
         as_caller(&mut client, "authenticated", Some(&claims("looker")), |client| {
-            let code = if call.contains("null)") { "22004" } else { "55000" };
+            let code = if call.contains("null)") { "22004" } else { "42P01" };
             assert_eq!(refusal(client, &call).code, code, "{call}");
         });
     }

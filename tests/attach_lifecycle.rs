@@ -249,11 +249,11 @@ fn a_rolled_back_attach_or_detach_never_was() {
     let (_, mut client) = installed("undone");
     client.batch_execute(TABLES).unwrap();
     client.batch_execute(&format!("begin; {ATTACH}; select public.get_stats(); rollback")).unwrap();
-    assert_eq!(refusal(&mut client, "select public.get_stats()").code, "55000");
+    assert_eq!(refusal(&mut client, "select public.get_stats()").code, "42P01");
     client.batch_execute(ATTACH).unwrap();
     client.batch_execute("begin; select busymate_stats.detach()").unwrap();
     client.batch_execute("savepoint detached").unwrap();
-    assert_eq!(refusal(&mut client, "select public.get_stats()").code, "55000");
+    assert_eq!(refusal(&mut client, "select public.get_stats()").code, "42P01");
     client.batch_execute("rollback; select public.get_stats()").unwrap();
     // Detach, attach and read in one transaction.
     client

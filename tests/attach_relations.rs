@@ -249,7 +249,7 @@ fn an_attached_relation_that_is_dropped() {
         client.batch_execute(&format!("drop table public.{table}")).unwrap();
         for call in ["select public.get_stats()", "select busymate_stats.refresh_stats()"] {
             let refused = refusal(&mut client, call);
-            assert_eq!(refused.code, "55000");
+            assert_eq!(refused.code, "42P01");
             assert_eq!(refused.message, format!("the attached relation of {part} no longer exists"));
             assert!(refused.hint.contains("SELECT busymate_stats.detach()"), "{refused:?}");
         }

@@ -104,7 +104,7 @@ fn a_refresh_without_a_fleet_is_refused_and_keeps_what_was_there() {
     let (_, mut client) = installed("no_fleet");
     client.batch_execute("insert into public.service_stats (snapshot) values ('{\"old\": 1}')").unwrap();
     let refused = refusal(&mut client, REFRESH);
-    assert_eq!(refused.code, "55000");
+    assert_eq!(refused.code, "42P01");
     assert!(refused.hint.contains("busymate_stats.attach("), "{refused:?}");
     assert_eq!(value::<Value>(&mut client, "select snapshot from public.service_stats"), json!({"old": 1}));
 }

@@ -241,7 +241,7 @@ fn nothing_attached() {
         let refused = refusal(&mut client, call);
         assert_eq!(
             (refused.code.as_str(), refused.message.as_str()),
-            ("55000", "no fleet is attached"),
+            ("42P01", "no fleet is attached"),
             "{call}"
         );
         assert!(refused.hint.contains("busymate_stats.attach("), "{}", refused.hint);
@@ -264,7 +264,7 @@ fn nothing_attached() {
         let refused = as_caller(&mut client, "authenticated", Some(r#"{"sub":"viewer"}"#), |client| {
             refusal_of(&client.query_one(*call, &[]).unwrap_err())
         });
-        assert_eq!(refused.code, "55000", "{call}");
+        assert_eq!(refused.code, "42P01", "{call}");
     }
     // What the hint says, mends it.
     client.batch_execute("select busymate_stats.create_fleet_tables(); select public.get_stats()").unwrap();

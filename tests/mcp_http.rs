@@ -207,3 +207,52 @@ fn origins() {
         [200, 200, 403, 403]
     );
 }
+
+/// PostgREST's clients for tables ask for one object, and libraries built on them do so everywhere.
+#[test]
+fn who_asks_for_one_object_gets_one() {
+    let (_client, postgrest) = served("mcp_object");
+    let one_object = "application/vnd.pgrst.object+json";
+    for tool in ["get_stats", "get_status"] {
+        let plain = postgrest.handle(&post(&call(tool), user("v")));
+        let response = postgrest.handle(&post(&call(tool), user("v")).accept(one_object));
+        assert_answer(&response, 200);
+        let mut result = response.json();
+        assert!(result["result"]["structuredContent"].is_object(), "{response:?}");
+        let generated = &plain.json()["result"]["structuredContent"]["generated_at"];
+        if tool == "get_stats" {
+            assert!(generated.is_string());
+            assert_eq!(result["result"]["isError"], false);
+            result["result"]["structuredContent"]["generated_at"] = generated.clone();
+            assert_eq!(result["result"]["structuredContent"], plain.json()["result"]["structuredContent"]);
+        } else {
+            assert_eq!(result, plain.json());
+        }
+    }
+    let nothing = postgrest.handle(&post(&json!([]), user("v")).accept(one_object));
+    assert_error(&nothing, 400, -32600);
+}
+
+/// What PostgREST calls before each request may have set headers of its own.
+#[test]
+fn headers_of_a_pre_request_stay() {
+    let (mut client, mut postgrest) = served("mcp_pre_request");
+    client
+        .batch_execute(
+            r#"create function public.pre_request() returns void language sql
+                   as $$ select set_config('response.headers',
+                       '[{"Strict-Transport-Security": "max-age=1"}, {"cache-control": "public", "Vary": "Origin"}]', true) $$"#,
+        )
+        .unwrap();
+    postgrest.pre_request = Some("public.pre_request".into());
+    for (request, status) in
+        [(post(&call("get_stats"), user("v")), 200), (Request::new("GET", "/rpc/mcp", user("v")), 405)]
+    {
+        let response = postgrest.handle(&request);
+        assert_answer(&response, status);
+        assert_eq!(response.header("Strict-Transport-Security"), Some("max-age=1"));
+        assert_eq!(response.header("Vary"), Some("Origin"));
+        let ours = response.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("cache-control"));
+        assert_eq!(ours.count(), 1, "{response:?}");
+    }
+}

@@ -22,10 +22,11 @@ fn prepare(client: &mut Client) {
         .unwrap();
 }
 
-/// Sends a message as SQL, and gives the answer.
+/// Sends a message as SQL, and gives the answer: null is an empty one.
 #[track_caller]
 fn ask(client: &mut Client, message: &str) -> String {
-    client.query_one("select public.mcp($1::text::jsonb)::text", &[&message]).unwrap().get(0)
+    let row = client.query_one("select public.mcp($1::text::jsonb)::text", &[&message]).unwrap();
+    row.get::<_, Option<String>>(0).unwrap_or_default()
 }
 
 #[track_caller]

@@ -253,3 +253,104 @@ fn a_part_of_a_feed_is_not_taken_for_all_of_it() {
         )
         .unwrap();
 }
+
+/// What a WARNING tells to run, as statements of their own.
+fn run_remedy(client: &mut Client, remedy: &str) {
+    let statements = remedy.strip_prefix("Run ").unwrap().split("; or ").next().unwrap();
+    for statement in statements.trim_end_matches('.').split(", then ") {
+        let statement = statement.split(" (no quotes").next().unwrap();
+        if statement != "restart the server" {
+            client.batch_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
+    }
+}
+
+fn needs(client: &mut Client) -> Vec<String> {
+    list(
+        client,
+        "select jsonb_array_elements_text(detail -> 'realtime_needs') from busymate_stats.health where feed = 'stats'",
+    )
+}
+
+/// Warnings of publish(), with what mends them.
+fn warnings(cluster: &Cluster) -> Vec<Refusal> {
+    let (mut hearing, heard) = cluster.connect_hearing("postgres");
+    hearing.batch_execute("select busymate_stats.publish('p', create_missing => true)").unwrap();
+    heard.lock().unwrap().clone()
+}
+
+/// Every server that Realtime cannot read is told so, by publish() and in health, with statements that help as they stand.
+#[test]
+fn what_realtime_needs_of_the_server_is_told() {
+    let cluster = Cluster::start("max_replication_slots = 1\nmax_wal_senders = 0");
+    let mut client = cluster.connect("postgres");
+    client.batch_execute(harness::SUPABASE_ROLES).unwrap();
+    client.batch_execute("create extension busymate_stats; select busymate_stats.grant_api()").unwrap();
+    let lists_plugins: bool =
+        value(&mut client, "select exists (select from pg_settings where name = 'output_plugin_libraries')");
+    assert_eq!(needs(&mut client), [""; 0], "nothing is published");
+    client.batch_execute("select pg_create_physical_replication_slot('other')").unwrap();
+
+    let told = warnings(&cluster);
+    let problems: Vec<_> = told.iter().map(|warning| warning.message.as_str()).collect();
+    let plugin = "output_plugin_libraries does not list wal2json, so the server refuses Realtime's slots";
+    let mut expected = vec![
+        "all 1 replication slots are in use, and Realtime needs one",
+        "all 0 WAL senders are in use, and Realtime needs one",
+    ];
+    if lists_plugins {
+        expected.insert(0, plugin);
+    }
+    assert_eq!(problems, expected);
+    let shown: Vec<_> = told.iter().map(|warning| format!("{}. {}", warning.message, warning.hint)).collect();
+    let mut sorted = shown.clone();
+    sorted.sort();
+    assert_eq!(needs(&mut client), sorted);
+    for warning in &told {
+        assert_eq!(warning.code, "55000");
+        run_remedy(&mut client, &warning.hint);
+    }
+    drop(client);
+    cluster.restart();
+    assert_eq!(warnings(&cluster), []);
+    let mut client = cluster.connect("postgres");
+    assert_eq!(needs(&mut client), [""; 0]);
+    if !lists_plugins {
+        return;
+    }
+
+    // The list as one quoted string is one name: not even pgoutput is on it.
+    client.batch_execute("alter system set output_plugin_libraries = 'pgoutput, wal2json, \"Odd\"'").unwrap();
+    cluster.restart();
+    let told = warnings(&cluster);
+    assert_eq!(
+        told.iter().map(|warning| warning.message.as_str()).collect::<Vec<_>>(),
+        ["output_plugin_libraries does not list pgoutput, wal2json, so the server refuses Realtime's slots"]
+    );
+    let mut client = cluster.connect("postgres");
+    run_remedy(&mut client, &told[0].hint);
+    cluster.restart();
+    assert_eq!(warnings(&cluster), []);
+    let mut client = cluster.connect("postgres");
+    let made = "select count(*) from pg_create_logical_replication_slot('realtime', 'pgoutput')";
+    assert_eq!(value::<i64>(&mut client, made), 1);
+}
+
+/// A server that has lost its logical WAL since is told in health.
+#[test]
+fn a_wal_level_that_was_lowered_is_told() {
+    let cluster = Cluster::start("");
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute(
+            "create extension busymate_stats; select busymate_stats.publish('p', create_missing => true)",
+        )
+        .unwrap();
+    drop(client);
+    cluster.configure("wal_level = replica");
+    cluster.restart();
+    let mut client = cluster.connect("postgres");
+    let needs = needs(&mut client);
+    let wal = "wal_level is 'replica', and Realtime needs 'logical'. Run ALTER SYSTEM SET wal_level = logical, then restart the server.";
+    assert!(needs.contains(&wal.to_owned()), "{needs:?}");
+}

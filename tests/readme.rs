@@ -145,6 +145,63 @@ fn the_old_feed_is_replaced_without_a_trace() {
     assert_eq!(value::<String>(&mut client, published), "service_stats,service_status");
 }
 
+/// What a schema tool's reset takes along can be put aside and back, to the last column.
+#[test]
+fn roles_and_revoked_tokens_outlive_a_dropped_schema() {
+    let cluster = harness::shared();
+    let (database, mut client) = fleet::fleet("reset");
+    client
+        .batch_execute(
+            "insert into busymate_stats.roles (name, description) values ('support', 'S');
+             select busymate_stats.grant_capability('support', 'stats:view');
+             select busymate_stats.assign_role('1', 'support'), busymate_stats.assign_role('2', 'admin');
+             insert into busymate_stats.revoked_tokens (jti, expires_at) values ('gone', now() + interval '1 hour');
+             insert into busymate_stats.components (key, label, unit) values ('web', 'Web', 'nginx');
+             update busymate_stats.user_roles set changed_by = 'somebody'",
+        )
+        .unwrap();
+    let tables = ["roles", "role_capabilities", "user_roles", "revoked_tokens", "components"];
+    let kept = |client: &mut postgres::Client| -> Vec<serde_json::Value> {
+        tables
+            .iter()
+            .map(|table| {
+                let rows = format!(
+                    "select jsonb_agg(r order by r) from (select to_jsonb(t) from busymate_stats.{table} t
+                      where coalesce(to_jsonb(t) ->> 'role', to_jsonb(t) ->> 'name', '') not in ('viewer')
+                        and not coalesce((to_jsonb(t) ->> 'builtin')::boolean, false)
+                        and ('{table}' <> 'role_capabilities' or to_jsonb(t) ->> 'role' <> 'admin')) rows (r)"
+                );
+                value(client, &rows)
+            })
+            .collect()
+    };
+    let before = kept(&mut client);
+    let blocks: Vec<_> = blocks().into_iter().filter(|block| block.language == "sql reset").collect();
+    assert_eq!(blocks.len(), 2);
+    psql_script(cluster, &database, &blocks[0].text);
+    client
+        .batch_execute(
+            "drop schema public cascade; create schema public;
+             create table public.devices (device_uuid uuid primary key, name text, connection_type text, last_seen_at timestamptz);
+             create table public.entries (created_at timestamptz not null, device_uuid uuid, host text, status int, source text);
+             create index on public.entries (created_at)",
+        )
+        .unwrap();
+    assert_eq!(
+        value::<i64>(&mut client, "select count(*) from pg_extension where extname = 'busymate_stats'"),
+        0
+    );
+    psql_script(cluster, &database, &blocks[1].text);
+    assert_eq!(kept(&mut client), before);
+    let claims = |jti: &str| Some(format!(r#"{{"sub":"1","jti":"{jti}"}}"#));
+    for (jti, sees) in [("other", true), ("gone", false)] {
+        let seen = harness::as_caller(&mut client, "authenticated", claims(jti).as_deref(), |client| {
+            value::<bool>(client, "select public.get_stats() is not null")
+        });
+        assert_eq!(seen, sees, "{jti}");
+    }
+}
+
 fn sources() -> String {
     fn collect(directory: &Path, text: &mut String) {
         for entry in fs::read_dir(directory).unwrap() {

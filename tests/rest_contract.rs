@@ -5,6 +5,7 @@ mod harness;
 
 use harness::api::{postgrest, served, user};
 use harness::postgrest::{PostgRest, Request, Response};
+use harness::{refusal, shared, value};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -57,6 +58,19 @@ fn get_stats_is_null_for_who_may_not() {
             assert_eq!((response.status, response.body.as_str()), (200, "null"), "{claims:?}");
         }
     }
+}
+
+/// PostgREST before 9 sets a setting for each claim. Whoever is named there alone is nobody.
+#[test]
+fn claims_in_the_settings_of_old_are_not_read() {
+    let (mut client, _) = served("rest_legacy");
+    client
+        .batch_execute("begin; set local role authenticated; set local request.jwt.claim.sub = 'v'")
+        .unwrap();
+    assert_eq!(value::<Option<Value>>(&mut client, "select public.get_stats()"), None);
+    client.batch_execute(r#"set local request.jwt.claims = '{"sub": "v"}'"#).unwrap();
+    assert!(value::<Option<Value>>(&mut client, "select public.get_stats()").is_some());
+    client.batch_execute("rollback").unwrap();
 }
 
 #[test]
@@ -117,7 +131,7 @@ fn no_fleet_is_an_error_that_says_what_to_do() {
     let (mut client, postgrest) = served("rest_detached");
     client.batch_execute("select busymate_stats.detach()").unwrap();
     let response = rpc(&postgrest, "POST", user("v"));
-    assert_eq!((response.status, &response.json()["code"]), (500, &json!("55000")));
+    assert_eq!((response.status, &response.json()["code"]), (404, &json!("42P01")));
     assert!(response.json()["hint"].as_str().unwrap().contains("busymate_stats.attach"));
     // The capability comes first.
     assert_eq!(rpc(&postgrest, "POST", user("nobody")).body, "null");
@@ -225,6 +239,83 @@ fn a_pooled_session_leaks_nothing() {
             }
         }
     }
+}
+
+/// What README gives a service of the user's own that writes the row, over PostgREST, whose upsert this is.
+#[test]
+fn a_service_of_ones_own_writes_the_status() {
+    let (mut client, postgrest) = served("rest_own_service");
+    client.batch_execute("truncate public.service_status").unwrap();
+    let readme = include_str!("../README.md");
+    let section = readme.split("\n### service_status written by your own service\n").nth(1).unwrap();
+    let upsert = |client: &mut Client, overall: &str| {
+        let rows = json!([{ "id": 1, "updated_at": "now", "snapshot": { "overall": overall } }]).to_string();
+        client.batch_execute("begin; set local role service_role").unwrap();
+        let outcome = client.execute(
+            r#"WITH pgrst_source AS (INSERT INTO "public"."service_status"("id", "snapshot", "updated_at")
+               SELECT "pgrst_body"."id", "pgrst_body"."snapshot", "pgrst_body"."updated_at"
+                 FROM (SELECT $1::text::json AS json_data) pgrst_payload,
+                      LATERAL (SELECT "id", "snapshot", "updated_at" FROM json_to_recordset(pgrst_payload.json_data)
+                                 AS _("id" integer, "snapshot" jsonb, "updated_at" timestamp with time zone)) pgrst_body
+               ON CONFLICT("id") DO UPDATE SET "id" = EXCLUDED."id", "snapshot" = EXCLUDED."snapshot",
+                                               "updated_at" = EXCLUDED."updated_at" RETURNING 1)
+               SELECT '' AS total_result_set, pg_catalog.count(_postgrest_t) FROM (SELECT * FROM pgrst_source) _postgrest_t"#,
+            &[&rows],
+        );
+        client.batch_execute(if outcome.is_ok() { "commit" } else { "rollback" }).unwrap();
+        outcome.map_err(|error| harness::refusal_of(&error).code)
+    };
+    assert_eq!(upsert(&mut client, "ok").unwrap_err(), "42501", "without the grants");
+    let grants = section.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    client.batch_execute(grants).unwrap();
+    for overall in ["ok", "degraded"] {
+        upsert(&mut client, overall).unwrap();
+        assert_eq!(assert_row(&get(&postgrest, STATUS, user("v")))["overall"], overall);
+    }
+    let fresh = "select updated_at > now() - interval '1 minute' from public.service_status";
+    assert!(value::<bool>(&mut client, fresh));
+}
+
+/// An ALTER TABLE on entries that takes long must not hold PostgREST's sessions, one for each request: they give up
+/// long before a statement_timeout would have them.
+#[test]
+fn who_waits_for_a_lock_gives_up() {
+    let (mut client, _) = served("rest_lock");
+    client
+        .batch_execute(
+            "create role rest_patient nologin;
+             alter role rest_patient set statement_timeout = '60s'; grant rest_patient to authenticator;
+             select busymate_stats.grant_api('rest_patient')",
+        )
+        .unwrap();
+    let postgrest = postgrest(&mut client, 1);
+    let caller = || Some(json!({ "role": "rest_patient", "sub": "v" }));
+    assert_eq!(rpc(&postgrest, "POST", caller()).status, 200);
+    client.batch_execute("begin; alter table public.entries add column note text").unwrap();
+    let response = rpc(&postgrest, "POST", caller());
+    assert_eq!((response.status, &response.json()["code"]), (500, &json!("55P03")), "{response:?}");
+    let call =
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": "get_stats" } });
+    let response = postgrest.handle(&Request::new("POST", "/rpc/mcp", caller()).body(call.to_string()));
+    assert_eq!((response.status, &response.json()["error"]["code"]), (200, &json!(-32603)), "{response:?}");
+    client.batch_execute("commit").unwrap();
+    assert_eq!(rpc(&postgrest, "POST", caller()).status, 200);
+}
+
+/// A limit of the session's own counts instead, and what the function sets ends with it.
+#[test]
+fn a_lock_timeout_of_the_callers_own_counts() {
+    let (mut client, _) = served("rest_lock_own");
+    let mut other = shared().connect(&value::<String>(&mut client, "select current_database()::text"));
+    client.batch_execute("begin; lock table public.entries").unwrap();
+    other.batch_execute("set lock_timeout = '1min'; set statement_timeout = '4s'").unwrap();
+    assert_eq!(refusal(&mut other, "select public.get_stats()").code, "57014");
+    other.batch_execute("set lock_timeout = '10ms'").unwrap();
+    assert_eq!(refusal(&mut other, "select public.get_stats()").code, "55P03");
+    other.batch_execute("set lock_timeout = 0").unwrap();
+    client.batch_execute("rollback").unwrap();
+    other.batch_execute("begin; select public.get_stats()").unwrap();
+    assert_eq!(value::<String>(&mut other, "show lock_timeout"), "0");
 }
 
 /// What ALTER ROLE … SET gives goes into the transaction before the role does.

@@ -36,6 +36,44 @@ fn it_finds_the_functions_when_they_come_and_misses_them_when_they_go() {
     assert_eq!(value::<i64>(&mut client, "select count(*) from pg_event_trigger"), 0);
 }
 
+/// Tables that are made show up, and so do those that are attached: whoever has made them a moment before, or granted.
+#[test]
+fn a_fleet_that_is_made_or_attached_is_told() {
+    let database = shared().create_database("reload_fleet");
+    let mut client = shared().connect(&database);
+    client.batch_execute("create extension busymate_stats").unwrap();
+    let postgrest = postgrest(&mut client, 1);
+    client.batch_execute("begin; select busymate_stats.create_fleet_tables(); rollback").unwrap();
+    assert!(!postgrest.reload_if_told(), "rolled back");
+    client.batch_execute("select busymate_stats.create_fleet_tables()").unwrap();
+    assert!(postgrest.reload_if_told(), "made and attached");
+    // By a role that may not call pg_notify() itself.
+    client
+        .batch_execute(
+            "create role reload_owner; revoke execute on function pg_notify(text, text) from public;
+             alter table public.entries owner to reload_owner; alter table public.devices owner to reload_owner;
+             grant usage on schema busymate_stats to reload_owner;
+             grant execute on all functions in schema busymate_stats to reload_owner;
+             select busymate_stats.detach();
+             set role reload_owner; select busymate_stats.attach('entries', 'devices'); reset role",
+        )
+        .unwrap();
+    assert!(postgrest.reload_if_told(), "attached");
+    // Another fleet is attached already: the tables come all the same.
+    client.batch_execute("drop table public.entries, public.devices").unwrap();
+    client
+        .batch_execute(
+            "select busymate_stats.detach();
+             create view own_entries as select now() as created_at, '' as host, 1 as status, '' as source, '' as device_uuid;
+             create view own_devices as select '' as device_uuid, '' as name, '' as connection_type, now() as last_seen_at;
+             select busymate_stats.attach('own_entries', 'own_devices')",
+        )
+        .unwrap();
+    assert!(postgrest.reload_if_told(), "views");
+    client.batch_execute("select busymate_stats.create_fleet_tables()").unwrap();
+    assert!(postgrest.reload_if_told(), "made and not attached");
+}
+
 /// The event trigger fires at every DROP EXTENSION, whoever does it, and holds up none.
 #[test]
 fn a_drop_of_another_extension_is_not_held_up() {

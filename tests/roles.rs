@@ -5,7 +5,7 @@ mod harness;
 use harness::Refusal;
 use harness::access::{attempt, claims, grant_editing, make_role, make_user, sign_in};
 use harness::fleet::fleet;
-use harness::{refusal, shared, value};
+use harness::{installed, refusal, shared, value};
 use postgres::Client;
 
 /// `editor` and `wild` edit roles and hold little else; `halves` holds everything there is, but not `*:*`.
@@ -308,5 +308,39 @@ fn a_refusal_says_what_is_lacking() {
         let refused = attempt(&mut client, "authenticated", "editor", statement).unwrap_err();
         assert_eq!(refused.message, message);
         assert!(refused.hint.contains("my_capabilities"), "{refused:?}");
+    }
+}
+
+/// A sign-up: the user's id is a UUID, and the claim holds it as text. What is written in quotes stays text.
+#[test]
+fn a_sub_that_is_a_uuid() {
+    let (_, mut client) = installed("uuid");
+    client
+        .batch_execute(
+            "create schema auth; create table auth.users (id uuid primary key default gen_random_uuid());
+             create function public.new_user() returns trigger language plpgsql security definer set search_path = ''
+                 as $$ begin perform busymate_stats.assign_role(new.id, 'viewer'); return new; end $$;
+             create trigger new_user after insert on auth.users for each row execute function public.new_user();
+             insert into auth.users values ('ABCDEF00-1111-4111-8111-111111111111')",
+        )
+        .unwrap();
+    let assigned = "select coalesce(string_agg(sub || ' ' || role, ', ' order by sub), '') from busymate_stats.user_roles";
+    let lower = "abcdef00-1111-4111-8111-111111111111";
+    assert_eq!(value::<String>(&mut client, assigned), format!("{lower} viewer"));
+    client
+        .batch_execute(&format!(
+            "select busymate_stats.assign_role('{lower}'::uuid, 'viewer');
+             select busymate_stats.assign_role('{lower}', 'viewer');
+             select busymate_stats.unassign_role('ABCDEF00-1111-4111-8111-111111111111', 'viewer')"
+        ))
+        .unwrap();
+    assert_eq!(value::<String>(&mut client, assigned), format!("{lower} viewer"), "another sub, as text");
+    client.batch_execute("select busymate_stats.unassign_role(id, 'viewer') from auth.users").unwrap();
+    assert_eq!(value::<String>(&mut client, assigned), "");
+    for function in ["assign_role", "unassign_role"] {
+        let call = format!("select busymate_stats.{function}(null::uuid, 'viewer')");
+        assert_eq!(refusal(&mut client, &call).code, "22004");
+        let call = format!("select busymate_stats.{function}(gen_random_uuid(), 'nothing')");
+        assert_eq!(refusal(&mut client, &call).code, "42704");
     }
 }

@@ -70,7 +70,7 @@ fn a_restored_fleet_is_captured_and_exact() {
             _ => dump::restore_plain(cluster(), &dump::plain(cluster(), &from), &to),
         }
         let mut restored = cluster().connect(&to);
-        assert_eq!(captures(&mut restored), 3, "{format}");
+        assert_eq!(captures(&mut restored), 1, "{format}");
         stays_exact(&mut restored);
         wait_for_seal(&mut restored);
         stays_exact(&mut restored);

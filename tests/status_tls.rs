@@ -6,6 +6,7 @@ use harness::Cluster;
 use harness::listeners::{listen_on, read_request};
 use harness::status::{component, install, quiet_cluster, reason, refreshed, watch_url};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
@@ -100,6 +101,47 @@ fn one_that_signed_itself_is_down() {
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap();
     assert_refused(&serve(certificate.der().clone(), &key), "UnknownIssuer");
+}
+
+/// What `openssl req -x509` makes and people add to what the system trusts: not refused for that, but for what it is.
+#[test]
+fn an_authoritys_own_is_down_and_says_what_to_make() {
+    let authority = trusted().1.der().clone();
+    let url = serve(authority, trusted().1.key());
+    let (_, reason) = probe(&url);
+    let reason = reason.unwrap();
+    assert!(reason.starts_with("TLS: the server's certificate is one of an authority (CA:TRUE)"), "{reason}");
+    assert!(
+        reason.contains("-addext basicConstraints=critical,CA:FALSE") && !reason.contains("Other("),
+        "{reason}"
+    );
+}
+
+/// And what the sentence says to make is up.
+#[test]
+fn one_that_signed_itself_for_a_server_is_up_where_it_is_trusted() {
+    let directory = std::env::temp_dir().join(format!("busymate-own-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
+    harness::run(
+        std::process::Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+            .args(["-subj", "/CN=own", "-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate),
+    );
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&certificate, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let cluster = quiet_cluster(&[("SSL_CERT_FILE", certificate.to_str().unwrap())]);
+    let key = KeyPair::from_pem(&std::fs::read_to_string(key).unwrap()).unwrap();
+    let der = CertificateDer::from_pem_file(&certificate).unwrap();
+    let mut client = install(&cluster, "own");
+    watch_url(&mut client, "web", &serve(der, &key));
+    let snapshot = refreshed(&mut client);
+    assert_eq!(component(&snapshot, "web")["probe"]["up"], true, "{:?}", reason(&mut client, "web"));
 }
 
 #[test]

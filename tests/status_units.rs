@@ -19,12 +19,18 @@ use zbus::{OwnedObjectPath, fdo, interface};
 /// systemd's manager, as far as it is asked: these units are loaded, and one more on demand.
 struct Manager;
 
-const UNITS: [(&str, &str); 5] = [
+const UNITS: [(&str, &str); 11] = [
     ("running.service", "active"),
     ("stopped.service", "inactive"),
     ("broken.service", "failed"),
     ("starting.service", "activating"),
     ("sleeping.service", "inactive"),
+    ("reloading.service", "reloading"),
+    ("refreshing.service", "refreshing"),
+    ("stopping.service", "deactivating"),
+    ("cleaning.service", "maintenance"),
+    ("php8.2-fpm.service", "active"),
+    ("backup.timer", "active"),
 ];
 
 fn path(place: usize) -> OwnedObjectPath {
@@ -163,6 +169,13 @@ fn each_unit_has_its_active_state() {
         ("starting.service", "activating", Some("unit starting.service is activating")),
         ("sleeping.service", "inactive", Some("unit sleeping.service is inactive")),
         ("missing.service", "inactive", Some("systemd knows no unit missing.service")),
+        ("reloading.service", "reloading", None),
+        ("refreshing.service", "refreshing", None),
+        ("stopping.service", "deactivating", Some("unit stopping.service is deactivating")),
+        ("cleaning.service", "maintenance", Some("unit cleaning.service is maintenance")),
+        ("php8.2-fpm", "active", None),
+        ("backup.timer", "active", None),
+        ("openvpn@client.conf", "inactive", Some("systemd knows no unit openvpn@client.conf.service")),
     ] {
         watch_unit(&mut client, unit, unit);
         let snapshot = refreshed(&mut client);
@@ -171,6 +184,10 @@ fn each_unit_has_its_active_state() {
         assert_eq!(reason(&mut client, unit).as_deref(), says, "{unit}");
     }
     assert_eq!(harness::status::snapshot(&mut client)["overall"], "degraded");
+    client
+        .batch_execute("delete from busymate_stats.components where key not in ('reloading.service', 'refreshing.service')")
+        .unwrap();
+    assert_eq!(refreshed(&mut client)["overall"], "ok");
 }
 
 #[test]

@@ -16,6 +16,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.add_to_publication(name)",
     "function busymate_stats.announce()",
     "function busymate_stats.assign_role(text,text)",
+    "function busymate_stats.assign_role(uuid,text)",
     "function busymate_stats.attach(regclass,regclass,name,name,name,name,name,name,name,name,name,name)",
     "function busymate_stats.capture_change()",
     "function busymate_stats.create_fleet_tables()",
@@ -43,6 +44,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.stats_at(timestamp with time zone)",
     "function busymate_stats.stats_recomputed(timestamp with time zone)",
     "function busymate_stats.unassign_role(text,text)",
+    "function busymate_stats.unassign_role(uuid,text)",
     "function busymate_stats.verify()",
     "function busymate_stats.version()",
     "function public.get_stats()",
@@ -77,6 +79,7 @@ const MEMBER_NAMES: &[&str] = &[
     "view busymate_stats.component_health",
     "view busymate_stats.health",
     "view busymate_stats.my_capabilities",
+    "view busymate_stats.realtime_needs",
 ];
 
 fn member_names() -> String {
@@ -105,6 +108,7 @@ fn every_member_is_listed_and_every_listed_one_is_a_member() {
 /// and, where they differ from the usual, strictness, the rights it runs with, and its search_path.
 const FUNCTIONS: &[&str] = &[
     "busymate_stats.assign_role(sub text, role text) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
+    "busymate_stats.assign_role(sub uuid, role text) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.attach(entries regclass, devices regclass, entry_time name DEFAULT 'created_at'::name, \
      host name DEFAULT 'host'::name, status name DEFAULT 'status'::name, source name DEFAULT 'source'::name, \
      entry_device name DEFAULT 'device_uuid'::name, device_key name DEFAULT 'device_uuid'::name, \
@@ -123,6 +127,7 @@ const FUNCTIONS: &[&str] = &[
     "busymate_stats.stats_at(as_of timestamp with time zone) returns jsonb stable, parallel restricted",
     "busymate_stats.stats_recomputed(as_of timestamp with time zone) returns jsonb stable, parallel restricted",
     "busymate_stats.unassign_role(sub text, role text) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
+    "busymate_stats.unassign_role(sub uuid, role text) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.verify() returns TABLE(figure text, incremental jsonb, recomputed jsonb) stable, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.version() returns text immutable, parallel safe",
     "public.get_stats() returns jsonb stable, parallel restricted",
@@ -209,8 +214,7 @@ const COLUMNS: &[&str] = &[
 ];
 
 /// Member tables that are the extension's own means.
-const INTERNAL_TABLES: &str =
-    "attachment|capture|component_checks|feed_health|late_changes|publications|roster_\\w+|seal_\\w+";
+const INTERNAL_TABLES: &str = "attachment|capture|component_checks|feed_health|late_changes|publications|realtime_needs|roster_\\w+|seal_\\w+";
 
 #[test]
 fn columns_are_as_released() {

@@ -43,7 +43,7 @@ fn an_error_is_shown_and_logged_once_and_heals() {
     assert_eq!(logged(&cluster, "ERROR"), 0);
 
     client.batch_execute("drop table public.entries").unwrap();
-    assert_eq!(failed(&mut client), "55000: the attached relation of entries no longer exists");
+    assert_eq!(failed(&mut client), "42P01: the attached relation of entries no longer exists");
 }
 
 #[test]

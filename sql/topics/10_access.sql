@@ -191,9 +191,23 @@ create function busymate_stats.assign_role(sub text, role text) returns void
 comment on function busymate_stats.assign_role(text, text) is
     'Gives a role to the user with this "sub" claim. Does nothing when he has it.';
 
+create function busymate_stats.assign_role(sub uuid, role text) returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'assign_role_uuid_wrapper';
+comment on function busymate_stats.assign_role(uuid, text) is
+    'The same for a "sub" that is a UUID, such as auth.users.id.';
+
 create function busymate_stats.unassign_role(sub text, role text) returns void
     language c
     set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'unassign_role_wrapper';
 comment on function busymate_stats.unassign_role(text, text) is
     'Takes a role from the user with this "sub" claim. Does nothing when he does not have it.';
+
+create function busymate_stats.unassign_role(sub uuid, role text) returns void
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'unassign_role_uuid_wrapper';
+comment on function busymate_stats.unassign_role(uuid, text) is
+    'The same for a "sub" that is a UUID, such as auth.users.id.';

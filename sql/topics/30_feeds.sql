@@ -122,6 +122,74 @@ $$;
 comment on function busymate_stats.require_publishable(regclass) is
     'Raises an error where Realtime could not deliver the changes of a table.';
 
+-- What Realtime asks of the server. A view, so that health can read it for whoever may read health.
+-- output_plugin_libraries came with the minor releases of August 2026, and only superusers and pg_read_all_settings see it:
+-- nothing is said of it to others.
+create view busymate_stats.realtime_needs with (security_barrier = true) as
+    with setting as (
+        select (select s.setting from pg_catalog.pg_settings s where s.name = 'wal_level') as wal_level,
+               (select s.setting::int from pg_catalog.pg_settings s where s.name = 'max_replication_slots') as slots,
+               (select s.setting::int from pg_catalog.pg_settings s where s.name = 'max_wal_senders') as senders
+    ),
+    used as (
+        select (select pg_catalog.count(*) from pg_catalog.pg_replication_slots) as slots,
+               (select pg_catalog.count(*) from pg_catalog.pg_stat_get_wal_senders() w where w.pid is not null) as senders,
+               -- Realtime is there already, and has what it needs of both.
+               exists (select from pg_catalog.pg_replication_slots slot
+                        where slot.plugin = 'wal2json' and slot.database = pg_catalog.current_database()) as by_realtime
+    ),
+    plugins as (
+        select found.place, coalesce(pg_catalog.replace(found.part[1], '""', '"'), found.part[2]) as name
+          from pg_catalog.pg_settings s,
+               lateral pg_catalog.regexp_matches(s.setting, '"((?:[^"]|"")*)"|([^",[:space:]]+)', 'g')
+                   with ordinality as found(part, place)
+         where s.name = 'output_plugin_libraries'
+    ),
+    missing as (
+        select pg_catalog.array_agg(needed.name order by needed.name) as names
+          from (values ('pgoutput'), ('wal2json')) needed(name)
+         where exists (select from pg_catalog.pg_settings s where s.name = 'output_plugin_libraries')
+           and not exists (select from plugins p where p.name = needed.name)
+    ),
+    wanted as (
+        -- A list that was given in one pair of quotes is one name to PostgreSQL, and was meant as several.
+        select pg_catalog.string_agg(pg_catalog.quote_ident(every.name), ', ' order by every.place, every.name) as list
+          from (select meant.name, pg_catalog.min(meant.place) as place
+                  from (select pg_catalog.btrim(part.name) as name, p.place
+                          from plugins p, lateral pg_catalog.string_to_table(p.name, ',') part(name)
+                        union all
+                        select needed.name, 1000000
+                          from missing, lateral pg_catalog.unnest(missing.names) needed(name)) meant
+                 where meant.name <> ''
+                 group by meant.name) every
+    )
+    select pg_catalog.format('wal_level is %L, and Realtime needs ''logical''', setting.wal_level) as problem,
+           'Run ALTER SYSTEM SET wal_level = logical, then restart the server.' as remedy
+      from setting
+     where setting.wal_level <> 'logical'
+    union all
+    select pg_catalog.format('output_plugin_libraries does not list %s, so the server refuses Realtime''s slots',
+                             pg_catalog.array_to_string(missing.names, ', ')),
+           pg_catalog.format('Run ALTER SYSTEM SET output_plugin_libraries = %s (no quotes around the list), then SELECT pg_reload_conf().',
+                             wanted.list)
+      from missing, wanted
+     where missing.names is not null
+    union all
+    select pg_catalog.format('all %s replication slots are in use, and Realtime needs one', setting.slots),
+           pg_catalog.format('Run ALTER SYSTEM SET max_replication_slots = %s, then restart the server; or drop a slot that nobody uses.',
+                             used.slots + 5)
+      from setting, used
+     where used.slots >= setting.slots and not used.by_realtime
+    union all
+    select pg_catalog.format('all %s WAL senders are in use, and Realtime needs one', setting.senders),
+           pg_catalog.format('Run ALTER SYSTEM SET max_wal_senders = %s, then restart the server.', used.senders + 5)
+      from setting, used
+     where used.senders >= setting.senders and not used.by_realtime;
+comment on view busymate_stats.realtime_needs is
+    'What keeps Realtime from reading this server, and what mends it: publish() warns of it, and health shows it.';
+comment on column busymate_stats.realtime_needs.problem is 'What is missing.';
+comment on column busymate_stats.realtime_needs.remedy is 'What to run.';
+
 create function busymate_stats.publish(publication name default 'supabase_realtime', create_missing boolean default false)
     returns void
     language plpgsql
@@ -130,6 +198,7 @@ create function busymate_stats.publish(publication name default 'supabase_realti
 declare
     found_publication pg_publication;
     feed regclass;
+    need record;
 begin
     perform busymate_stats.require_matching_version();
     if current_setting('wal_level') <> 'logical' then
@@ -140,6 +209,11 @@ begin
     end if;
     foreach feed in array array['public.service_stats', 'public.service_status']::regclass[] loop
         perform busymate_stats.require_publishable(feed);
+    end loop;
+    -- Another consumer than Realtime may do without: told, not refused.
+    for need in select problem, remedy from busymate_stats.realtime_needs loop
+        raise warning using
+            errcode = 'object_not_in_prerequisite_state', message = need.problem, hint = need.remedy;
     end loop;
     select * into found_publication from pg_publication where pubname = publication;
     if not found then

@@ -16,7 +16,7 @@ comment on column busymate_stats.feed_health.last_refresh is 'When it was last r
 comment on column busymate_stats.feed_health.duration is 'How long that took.';
 comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON.';
+comment on column busymate_stats.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known.';
 comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
 
 create function busymate_stats.restore_publications() returns void
@@ -70,7 +70,10 @@ create view busymate_stats.health with (security_barrier = true) as
                              and not exists (
                                  select from pg_catalog.pg_attribute a
                                   where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
-                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished
+                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished,
+               (select pg_catalog.jsonb_agg(pg_catalog.format('%s. %s', need.problem, need.remedy))
+                  from busymate_stats.realtime_needs need
+                 where exists (select from busymate_stats.publications)) as needs
     )
     select 'stats'::text as feed,
            kept.last_refresh,
@@ -91,7 +94,8 @@ create view busymate_stats.health with (security_barrier = true) as
                'library_version', launcher.state -> 'library_version',
                'extension_version', facts.extension,
                'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
-               'publications_incomplete', coalesce(facts.unpublished, '[]')
+               'publications_incomplete', coalesce(facts.unpublished, '[]'),
+               'realtime_needs', coalesce(facts.needs, '[]')
            ) as detail
       from launcher
      cross join facts
@@ -156,6 +160,7 @@ create view busymate_stats.health with (security_barrier = true) as
                'error_since', kept.error_since,
                'status_interval', launcher.status_interval,
                'status_source', launcher.status_source,
+               'unknown', kept.note,
                'last_report', report.last_refresh
            )
       from launcher

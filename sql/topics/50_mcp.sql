@@ -1,9 +1,10 @@
 -- The MCP server. PostgREST hands the body of a POST to the function with one unnamed argument; GET, and a POST of
 -- nothing, find the one without. It sends a domain of this name as it is, whatever the client accepts; both overloads
--- must return it.
+-- must return it. Except for application/vnd.pgrst.object+json: it then makes JSON of the value itself, so that text would
+-- arrive as a string, and json arrives as what it holds. null is an empty body.
 
-create domain busymate_stats."*/*" as text;
-comment on domain busymate_stats."*/*" is 'A response body, for PostgREST to send as it is.';
+create domain busymate_stats."*/*" as json;
+comment on domain busymate_stats."*/*" is 'A response body of JSON, for PostgREST to send as it is.';
 
 create function public.mcp(jsonb) returns busymate_stats."*/*"
     language c volatile

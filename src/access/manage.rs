@@ -39,6 +39,12 @@ fn assign_role(sub: Option<&str>, role: Option<&str>) {
     );
 }
 
+/// The same for a user whose "sub" is a UUID, as in `auth.users`.
+#[pg_extern(name = "assign_role")]
+fn assign_role_uuid(sub: Option<pgrx::Uuid>, role: Option<&str>) {
+    assign_role(sub.map(|sub| sub.to_string()).as_deref(), role);
+}
+
 /// Takes a role from a user.
 #[pg_extern]
 fn unassign_role(sub: Option<&str>, role: Option<&str>) {
@@ -48,6 +54,12 @@ fn unassign_role(sub: Option<&str>, role: Option<&str>) {
         "delete from busymate_stats.user_roles where sub = $1 and role = $2",
         &[Param::Text(sub), Param::Text(role)],
     );
+}
+
+/// The same for a user whose "sub" is a UUID.
+#[pg_extern(name = "unassign_role")]
+fn unassign_role_uuid(sub: Option<pgrx::Uuid>, role: Option<&str>) {
+    unassign_role(sub.map(|sub| sub.to_string()).as_deref(), role);
 }
 
 /// `role`, if there is such a one that the caller may see.

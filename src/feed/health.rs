@@ -79,6 +79,22 @@ fn task(feed: &str) -> (String, String) {
     }
 }
 
+/// Keeps what is to be said of a feed that works, or that there is nothing. Writes only what is new.
+pub fn set_note(feed: &str, note: Option<&str>) {
+    execute(
+        "insert into busymate_stats.feed_health as kept (feed, note, note_since)
+         select $1, said.note, case when said.note is not null then pg_catalog.clock_timestamp() end
+           from (select nullif($2, '')) said (note)
+          where said.note is distinct from
+                (select present.note from busymate_stats.feed_health present where present.feed = $1)
+         on conflict (feed) do update
+            set note = excluded.note,
+                note_since = case when excluded.note is not null
+                                  then coalesce(kept.note_since, excluded.note_since) end",
+        &[Param::Text(feed), Param::Text(note.unwrap_or_default())],
+    );
+}
+
 /// Keeps how a tick of the sealer ended: well, with a reason why no more could be done, or with an error. False when our
 /// table is locked against writing.
 pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {

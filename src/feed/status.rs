@@ -14,7 +14,7 @@ use crate::pg::relation::{self, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::find_relation;
 use crate::pg::transaction::{Failure, attempt};
 use crate::settings::{self, StatusSource};
-use crate::status::{self, Check, Checked, Component, LIMIT_BYTES, Snapshot, snapshot_of};
+use crate::status::{self, Check, Checked, Component, LIMIT_BYTES, Reading, Snapshot, snapshot_of};
 use crate::version;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
@@ -41,7 +41,7 @@ pub struct Due(Result<Vec<Component>, Failure>);
 
 /// What they answered.
 pub struct Answers {
-    found: Result<(status::Host, Vec<Checked>), Failure>,
+    found: Result<(Reading, Vec<Checked>), Failure>,
     duration: Duration,
 }
 
@@ -69,8 +69,8 @@ impl Due {
             while let Some(time) = check.pause() {
                 pause(time.as_millis().max(1) as i64);
             }
-            let host = status::this_host().map_err(host_unknown)?;
-            Ok((host, check.finish()))
+            let reading = status::this_host().map_err(host_unknown)?;
+            Ok((reading, check.finish()))
         });
         Answers { found, duration: started.elapsed() }
     }
@@ -92,7 +92,7 @@ pub fn finish_status(answers: Answers) -> bool {
         return false;
     }
     let Answers { found, duration } = answers;
-    let written = found.and_then(|(host, checked)| attempt(|| write_unless_reported(host, checked)));
+    let written = found.and_then(|(reading, checked)| attempt(|| write_unless_reported(reading, checked)));
     let result = match written {
         Ok(None) => return true,
         Ok(Some(as_of)) => attempt(restore_publications).map(|()| Refresh { as_of, duration }),
@@ -104,15 +104,15 @@ pub fn finish_status(answers: Answers) -> bool {
 
 /// A report may have come while the components were asked, or be about to commit: with the row locked, one that is there
 /// is seen.
-fn write_unless_reported(host: status::Host, checked: Vec<Checked>) -> Option<Timestamp> {
+fn write_unless_reported(reading: Reading, checked: Vec<Checked>) -> Option<Timestamp> {
     execute("select from public.service_status where id = 1 for update", &[]);
     if settings::status_source() != StatusSource::Local || report_stands() {
         return None;
     }
-    Some(write(host, checked))
+    Some(write(reading, checked))
 }
 
-fn write(host: status::Host, checked: Vec<Checked>) -> Timestamp {
+fn write(reading: Reading, checked: Vec<Checked>) -> Timestamp {
     let as_of = now();
     let mut reasons = Map::new();
     let mut components = Vec::new();
@@ -120,7 +120,8 @@ fn write(host: status::Host, checked: Vec<Checked>) -> Timestamp {
         reasons.insert(one.status.key.clone(), one.reason.into());
         components.push((one.status, one.critical));
     }
-    store(&snapshot_of(host, components), as_of);
+    store(&snapshot_of(reading.host, components), as_of);
+    health::set_note(FEED, reading.unknown.as_deref());
     execute(
         "insert into busymate_stats.component_checks as kept (id, checked_at, reasons)
          values (1, $1, $2::pg_catalog.jsonb)
@@ -179,9 +180,9 @@ fn refresh_status() -> TimestampWithTimeZone {
         }
     }
     let Answers { found, duration } = Due(Ok(components::enabled())).ask(background::pause);
-    let (host, checked) = found
+    let (reading, checked) = found
         .unwrap_or_else(|failure| UserError::new(PgSqlErrorCode::ERRCODE_IO_ERROR, failure.message).raise());
-    let as_of = write(host, checked);
+    let as_of = write(reading, checked);
     health::record(FEED, &Ok(Refresh { as_of, duration }));
     restore_publications();
     fleet::timestamp(as_of)
@@ -222,6 +223,7 @@ fn report_status(message: Option<Jsonb>) {
         let snapshot = status::read_report(&report, &|key| critical.contains(key))?;
         let as_of = now();
         store(&snapshot, as_of);
+        health::set_note(FEED, None);
         for feed in [FEED, REPORT] {
             health::record(feed, &Ok(Refresh { as_of, duration: started.elapsed() }));
         }

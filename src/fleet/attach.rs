@@ -139,8 +139,15 @@ pub fn attach_as(request: &AttachRequest) {
             ],
         );
     });
+    reload_postgrest();
     // The first refresh need not wait for its turn.
     announce_at_commit();
+}
+
+/// Has PostgREST read the schema anew once the transaction has committed. As our owner, for whoever calls may have been
+/// refused pg_notify().
+pub fn reload_postgrest() {
+    as_owner(own_table().owner, || execute("select pg_catalog.pg_notify('pgrst', 'reload schema')", &[]));
 }
 
 /// Lets the fleet go: its statistics end, its tables and rows stay as they are.

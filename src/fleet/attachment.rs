@@ -74,18 +74,20 @@ pub fn read_in(schema: pg_sys::Oid, seen: Seen) -> Option<Option<Attachment>> {
     Some(found)
 }
 
-/// Raises 55000: there is no fleet to count.
+/// Raises 42P01: there is no fleet to count.
+///
+/// PostgREST makes 404 of it, and 500 of 55000, which gateways report as a broken server.
 pub fn raise_nothing_attached() -> ! {
-    UserError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "no fleet is attached")
+    UserError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, "no fleet is attached")
         .hint("Run SELECT busymate_stats.attach('entries', 'devices'), or SELECT busymate_stats.create_fleet_tables() to start from nothing.")
         .raise()
 }
 
-/// Locks one of the attached relations; raises 55000 when it has been dropped.
+/// Locks one of the attached relations; raises 42P01 when it has been dropped.
 pub fn lock_attached(relation: pg_sys::Oid, part: &str) -> LockedRelation {
     lock(relation).unwrap_or_else(|| {
         UserError::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             format!("the attached relation of {part} no longer exists"),
         )
         .hint("Run SELECT busymate_stats.detach(), then attach the relation that took its place.")

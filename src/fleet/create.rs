@@ -1,6 +1,6 @@
 //! A fleet's tables for who has none yet.
 
-use super::attach::{AttachRequest, attach_as};
+use super::attach::{AttachRequest, attach_as, reload_postgrest};
 use super::attachment;
 use crate::error::UserError;
 use crate::pg::query::execute;
@@ -28,6 +28,7 @@ fn create_fleet_tables() {
     execute(TABLES, &[]);
     if attachment::read(Seen::Latest).is_some() {
         notice!("a fleet is attached already: the new tables are not");
+        reload_postgrest();
         return;
     }
     let (Some(entries), Some(devices)) =

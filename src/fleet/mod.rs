@@ -22,6 +22,7 @@ use crate::access::caller_grants;
 use crate::error::UserError;
 use crate::pg::identity::as_owner;
 use crate::pg::scan::Seen;
+use crate::pg::setting;
 use crate::torture;
 use attachment::lock_attached;
 use figures::Figures;
@@ -44,7 +45,7 @@ fn may_read() -> bool {
     caller_grants().hold("stats", "view")
 }
 
-/// The snapshot at this moment, under the active snapshot, and the moment. Raises 55000 when no fleet is attached.
+/// The snapshot at this moment, under the active snapshot, and the moment. Raises 42P01 when no fleet is attached.
 pub fn snapshot_now() -> (Value, Timestamp) {
     let as_of = clock::now_in_whole_milliseconds();
     (snapshot_at(as_of, Way::Sealed), as_of)
@@ -124,7 +125,14 @@ fn required(as_of: Option<TimestampWithTimeZone>) -> Timestamp {
 /// The fleet's statistics, computed at each call; NULL without `stats:view`.
 #[pg_extern(stable, parallel_restricted)]
 fn get_stats() -> Option<pgrx::JsonB> {
-    may_read().then(|| pgrx::JsonB(snapshot_now().0))
+    within_lock_timeout(|| may_read().then(|| pgrx::JsonB(snapshot_now().0)))
+}
+
+/// Runs a read that an API serves. It gives up a lock after two seconds: requests that wait behind an ALTER TABLE on
+/// entries would otherwise take up PostgREST's whole pool, and every other endpoint with it. A `lock_timeout` of the
+/// session's own counts instead.
+pub fn within_lock_timeout<R>(read: impl FnOnce() -> R) -> R {
+    setting::with_lock_timeout(c"2s", read)
 }
 
 /// The fleet's statistics as of a moment; NULL without `stats:view`.

@@ -1,8 +1,9 @@
-//! The request's HTTP headers, as PostgREST hands them over in `request.headers`.
+//! HTTP headers: the request's, as PostgREST hands them over in `request.headers`, and the response's, as it takes them
+//! from `response.headers`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 
 /// The headers that matter here. The others, the bearer token among them, are not kept.
@@ -49,9 +50,39 @@ impl Headers {
     }
 }
 
+/// The text of `response.headers`: an array of objects with a header each. Those set `before` stay, unless ours say
+/// otherwise. Every answer concerns one caller at one moment: none may be kept.
+pub fn response(before: &[u8], allow: Option<&str>) -> String {
+    let mut ours = vec![("Content-Type", "application/json"), ("Cache-Control", "no-store")];
+    ours.extend(allow.map(|methods| ("Allow", methods)));
+    let is_ours = |name: &str| ours.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+    let before: Vec<Map<String, Value>> = serde_json::from_slice(before).unwrap_or_default();
+    let kept = before.into_iter().flatten().filter(|(name, _)| !is_ours(name));
+    let headers: Vec<Value> = kept
+        .map(|(name, value)| json!({ name: value }))
+        .chain(ours.iter().map(|(name, value)| json!({ *name: value })))
+        .collect();
+    Value::Array(headers).to_string()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Headers;
+    use super::{Headers, response};
+
+    #[test]
+    fn headers_of_a_pre_request_stay() {
+        let ours = r#"{"Content-Type":"application/json"},{"Cache-Control":"no-store"}"#;
+        for before in ["", "null", "{", "{}", "7", "[]", "[7]"] {
+            assert_eq!(response(before.as_bytes(), None), format!("[{ours}]"), "{before}");
+        }
+        let before = br#"[{"X-Frame-Options":"DENY","cache-control":"public"},{"Set-Cookie":"a=1"},{"Set-Cookie":"b=2"}]"#;
+        assert_eq!(
+            response(before, Some("POST")),
+            format!(
+                r#"[{{"X-Frame-Options":"DENY"}},{{"Set-Cookie":"a=1"}},{{"Set-Cookie":"b=2"}},{ours},{{"Allow":"POST"}}]"#
+            )
+        );
+    }
 
     #[test]
     fn what_postgrest_hands_over() {

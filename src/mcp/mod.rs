@@ -28,7 +28,7 @@ use crate::{fleet, settings};
 use headers::Headers;
 use pgrx::prelude::*;
 use reply::Reply;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tools::{Feed, Feeds};
 
 /// What a POST brings: a JSON-RPC message of any protocol version, or whatever else is JSON.
@@ -46,14 +46,12 @@ fn mcp_get() -> ResponseBody {
     deliver(server::without_message(&String::from_utf8_lossy(&method)))
 }
 
-/// Sets what PostgREST makes the response of. Every answer concerns one caller at one moment: none may be kept.
+/// Sets what PostgREST makes the response of, and leaves the headers that its `db-pre-request` has set.
 fn deliver(reply: Reply) -> ResponseBody {
-    let mut headers =
-        vec![json!({ "Content-Type": "application/json" }), json!({ "Cache-Control": "no-store" })];
-    headers.extend(reply.allow.map(|methods| json!({ "Allow": methods })));
+    let before = setting::read(c"response.headers").unwrap_or_default();
     setting::set_local(c"response.status", &reply.status.to_string());
-    setting::set_local(c"response.headers", &Value::Array(headers).to_string());
-    ResponseBody(reply.body.unwrap_or_default())
+    setting::set_local(c"response.headers", &headers::response(&before, reply.allow));
+    ResponseBody(reply.body)
 }
 
 /// The feeds of this database, for the caller that the session runs as.
@@ -61,7 +59,7 @@ struct Database;
 
 impl Feeds for Database {
     fn stats(&self) -> Feed {
-        guarded("stats", || Some(fleet::snapshot_now().0))
+        fleet::within_lock_timeout(|| guarded("stats", || Some(fleet::snapshot_now().0)))
     }
 
     fn status(&self) -> Feed {
@@ -83,7 +81,7 @@ fn guarded(section: &str, read: impl FnOnce() -> Option<Value>) -> Feed {
     };
     attempt_unless_ended(read).unwrap_or_else(|failure: Failure| match failure.sqlstate.as_str() {
         // No fleet is attached, or an attached relation is gone.
-        "55000" => Feed::Missing,
+        "42P01" => Feed::Missing,
         _ => Feed::Broken,
     })
 }

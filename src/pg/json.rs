@@ -1,4 +1,4 @@
-//! `jsonb` as the text that it prints as, and text for PostgREST to send as it is.
+//! `jsonb` as the text that it prints as, and JSON text for PostgREST to send as it is.
 
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::datum::{Datum, FromDatum, IntoDatum};
@@ -56,10 +56,11 @@ unsafe impl SqlTranslatable for JsonbText {
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
 }
 
-/// A result of the domain `"*/*"` over text: PostgREST sends it as it is, whatever the client accepts.
-pub struct ResponseBody(pub String);
+/// A result of the domain `"*/*"` over json: PostgREST sends its text as it is, whatever the client accepts. `None` is an
+/// empty body.
+pub struct ResponseBody(pub Option<String>);
 
-// SAFETY: gives the datum of a text, which is what a value of a domain over text is.
+// SAFETY: gives the datum of a text, whose representation json has, and a domain over it.
 unsafe impl BoxRet for ResponseBody {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
         match self.0.into_datum() {

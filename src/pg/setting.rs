@@ -133,6 +133,34 @@ pub fn set_local(name: &CStr, value: &str) {
     }
 }
 
+/// Runs `work` with `limit` as `lock_timeout`, unless the session has one: then that counts.
+pub fn with_lock_timeout<R>(limit: &CStr, work: impl FnOnce() -> R) -> R {
+    // SAFETY: reads a backend-local variable.
+    if unsafe { pg_sys::LockTimeout } > 0 {
+        return work();
+    }
+    // SAFETY: both strings end with NUL; any user may set it, and GUC_ACTION_SAVE is allowed in parallel mode too. It is
+    // put back below, or by the abort of the (sub)transaction when `work` raises.
+    let nest_level = unsafe {
+        let nest_level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"lock_timeout".as_ptr(),
+            limit.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        nest_level
+    };
+    let result = work();
+    // SAFETY: `nest_level` is the level opened above, and nothing between left one of its own open.
+    unsafe { pg_sys::AtEOXact_GUC(false, nest_level) };
+    result
+}
+
 /// What a text setting may hold.
 pub trait TextCheck {
     /// What to do instead, when `value` will not do.

@@ -14,6 +14,21 @@ const MAX_URL: usize = 2048;
 /// systemd's own limit.
 const MAX_UNIT: usize = 255;
 
+/// The types of units, which a full name ends with.
+const UNIT_TYPES: [&str; 11] = [
+    "service",
+    "socket",
+    "device",
+    "mount",
+    "automount",
+    "swap",
+    "target",
+    "path",
+    "timer",
+    "slice",
+    "scope",
+];
+
 /// One thing to watch: a URL, a systemd unit, or both.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Component {
@@ -95,11 +110,11 @@ impl Component {
         Duration::from_micros(self.timeout_us.max(1000) as u64).min(MAX_TIMEOUT)
     }
 
-    /// The unit by systemd's full name: as for systemctl, a name without a type is a service.
+    /// The unit by systemd's full name: as for systemctl, a name without a type is a service, dots or not.
     pub fn unit_name(&self) -> Option<String> {
-        self.unit.as_ref().map(|unit| match unit.contains('.') {
-            true => unit.clone(),
-            false => format!("{unit}.service"),
+        self.unit.as_ref().map(|unit| match unit.rsplit_once('.') {
+            Some((_, suffix)) if UNIT_TYPES.contains(&suffix) => unit.clone(),
+            _ => format!("{unit}.service"),
         })
     }
 }
@@ -229,7 +244,13 @@ mod tests {
     fn a_unit_without_a_type_is_a_service() {
         let named = |unit: &str| Component { unit: Some(unit.into()), ..good() }.unit_name();
         assert_eq!(named("nginx").as_deref(), Some("nginx.service"));
-        assert_eq!(named("docker.socket").as_deref(), Some("docker.socket"));
+        for full in UNIT_TYPES {
+            let unit = format!("docker.{full}");
+            assert_eq!(named(&unit).as_deref(), Some(&*unit));
+        }
+        for dotted in ["php8.2-fpm", "openvpn@client.conf", "app.SERVICE", "a.b.c", "timer"] {
+            assert_eq!(named(dotted), Some(format!("{dotted}.service")));
+        }
     }
 
     #[test]

@@ -1,30 +1,54 @@
 //! The machine that the server runs on: its load, memory and uptime.
 
 use super::snapshot::{Host, Memory};
+use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{SysconfVar, sysconf};
 use procfs::process::Process;
-use procfs::{Current, LoadAverage, Meminfo, Uptime};
+use procfs::{FromRead, LoadAverage, Meminfo, Uptime};
 use std::fs;
 use std::path::Path;
 
-/// Where cgroup v2 is mounted.
+/// Where the kernel shows its figures, and where cgroup v2 is mounted.
+const PROC: &str = "/proc";
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// The figures of this machine at this moment, or why they cannot be had.
-pub fn this_host() -> Result<Host, String> {
-    let load = LoadAverage::current().map_err(explain)?;
-    let load = [load.one, load.five, load.fifteen].map(|load| in_hundredths(f64::from(load)));
-    let uptime = Uptime::current().map_err(explain)?;
-    Ok(Host {
-        cpu: busy(load[0], processors()),
-        load,
-        mem: memory(&Meminfo::current().map_err(explain)?, Path::new(CGROUP_ROOT), &own_cgroup()),
-        uptime: uptime.uptime as u64,
-    })
+/// What is known of the machine.
+pub struct Reading {
+    /// Its figures.
+    pub host: Host,
+    /// Which of them are null, and why.
+    pub unknown: Option<String>,
 }
 
-fn explain(error: procfs::ProcError) -> String {
-    format!("could not read the host's figures: {error}")
+/// The figures of this machine at this moment, or why they cannot be had.
+pub fn this_host() -> Result<Reading, String> {
+    read(Path::new(PROC), Path::new(CGROUP_ROOT), &own_cgroup())
+}
+
+/// Where /proc shows processes alone (`subset=pid`), sysinfo(2) has all but one figure: what memory is available.
+fn read(proc: &Path, cgroup_root: &Path, cgroup: &str) -> Result<Reading, String> {
+    let kernel = sysinfo().map_err(|error| format!("could not read the host's figures: {error}"))?;
+    let load = match LoadAverage::from_file(proc.join("loadavg")) {
+        Ok(load) => [load.one, load.five, load.fifteen].map(f64::from),
+        Err(_) => kernel.load_average().into(),
+    };
+    let load = load.map(in_hundredths);
+    let uptime = match Uptime::from_file(proc.join("uptime")) {
+        Ok(uptime) => uptime.uptime as u64,
+        // sysinfo(2) rounds up.
+        Err(_) => kernel.uptime().as_secs().saturating_sub(1),
+    };
+    let meminfo = Meminfo::from_file(proc.join("meminfo"));
+    let machine = match &meminfo {
+        Ok(meminfo) => Machine::of(meminfo),
+        Err(_) => Machine { total: kernel.ram_total(), used: None },
+    };
+    let mem = memory(&machine, cgroup_root, cgroup);
+    let unknown = match (mem.used_mb, meminfo) {
+        (None, Err(error)) => Some(format!("host.mem.usedMb is not known: {error}")),
+        _ => None,
+    };
+    Ok(Reading { host: Host { cpu: busy(load[0], processors()), load, mem, uptime }, unknown })
 }
 
 fn in_hundredths(value: f64) -> f64 {
@@ -47,14 +71,26 @@ fn own_cgroup() -> String {
     unified.map_or_else(|| "/".to_owned(), |group| group.pathname)
 }
 
+/// The machine's memory in bytes.
+struct Machine {
+    total: u64,
+    used: Option<u64>,
+}
+
+impl Machine {
+    fn of(meminfo: &Meminfo) -> Self {
+        let available = meminfo.mem_available.unwrap_or(meminfo.mem_free);
+        Self { total: meminfo.mem_total, used: Some(meminfo.mem_total.saturating_sub(available)) }
+    }
+}
+
 /// The machine's memory, or what the narrowest cgroup limit leaves of it.
-fn memory(meminfo: &Meminfo, cgroup_root: &Path, cgroup: &str) -> Memory {
-    let machine = meminfo.mem_total;
+fn memory(machine: &Machine, cgroup_root: &Path, cgroup: &str) -> Memory {
     let (used, total) = match narrowest_limit(cgroup_root, cgroup) {
-        Some(group) if group.limit < machine => (group.used.min(group.limit), group.limit),
-        _ => (machine.saturating_sub(meminfo.mem_available.unwrap_or(meminfo.mem_free)), machine),
+        Some(group) if group.limit < machine.total => (Some(group.used.min(group.limit)), group.limit),
+        _ => (machine.used, machine.total),
     };
-    Memory { used_mb: used >> 20, total_mb: total >> 20 }
+    Memory { used_mb: used.map(|used| used >> 20), total_mb: total >> 20 }
 }
 
 struct Group {
@@ -94,7 +130,6 @@ fn inactive_file(directory: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use procfs::FromRead;
     use std::path::PathBuf;
 
     const MIB: u64 = 1 << 20;
@@ -141,7 +176,7 @@ mod tests {
         }
 
         fn memory(&self, cgroup: &str) -> Memory {
-            memory(&machine(), &self.0, cgroup)
+            memory(&Machine::of(&machine()), &self.0, cgroup)
         }
     }
 
@@ -151,7 +186,7 @@ mod tests {
         }
     }
 
-    const WHOLE_MACHINE: Memory = Memory { used_mb: 2048, total_mb: 8192 };
+    const WHOLE_MACHINE: Memory = Memory { used_mb: Some(2048), total_mb: 8192 };
 
     #[test]
     fn without_a_limit_the_machine_counts() {
@@ -170,7 +205,7 @@ mod tests {
             "limit",
             &[("memory.max", &limit), ("memory.current", &current), ("memory.stat", &statistics)],
         );
-        assert_eq!(mount.memory("/"), Memory { used_mb: 600, total_mb: 1024 });
+        assert_eq!(mount.memory("/"), Memory { used_mb: Some(600), total_mb: 1024 });
     }
 
     #[test]
@@ -183,7 +218,7 @@ mod tests {
             ("a/b/memory.max", wide.as_str()),
             ("a/b/memory.current", "1"),
         ];
-        assert_eq!(Mount::new("up", &files).memory("/a/b"), Memory { used_mb: 1000, total_mb: 2048 });
+        assert_eq!(Mount::new("up", &files).memory("/a/b"), Memory { used_mb: Some(1000), total_mb: 2048 });
     }
 
     #[test]
@@ -203,9 +238,30 @@ mod tests {
 
     #[test]
     fn this_machine_has_figures() {
-        let host = this_host().unwrap();
+        let Reading { host, unknown } = this_host().unwrap();
         assert!((0.0..=1.0).contains(&host.cpu));
-        assert!(host.mem.total_mb > 0 && host.mem.used_mb <= host.mem.total_mb);
+        assert!(host.mem.total_mb > 0 && host.mem.used_mb.unwrap() <= host.mem.total_mb);
         assert!(host.uptime > 0);
+        assert_eq!(unknown, None);
+    }
+
+    /// `/proc` with `subset=pid` has none of the files.
+    #[test]
+    fn without_the_files_in_proc_one_figure_is_missing() {
+        let empty = Mount::new("no-proc", &[]);
+        let before = this_host().unwrap().host;
+        let Reading { host, unknown } = read(&empty.0, &empty.0, "/").unwrap();
+        assert!(host.uptime >= before.uptime && host.uptime <= this_host().unwrap().host.uptime);
+        let machine = Meminfo::from_file("/proc/meminfo").unwrap().mem_total;
+        assert_eq!(host.mem, Memory { used_mb: None, total_mb: machine >> 20 });
+        let said = unknown.unwrap();
+        assert!(said.starts_with("host.mem.usedMb is not known: ") && said.contains("meminfo"), "{said}");
+        // A cgroup's limit and use are told elsewhere.
+        let limited = Mount::new(
+            "no-proc-limit",
+            &[("memory.max", &(64 * MIB).to_string()), ("memory.current", &(16 * MIB).to_string())],
+        );
+        let Reading { host, unknown } = read(&limited.0, &limited.0, "/").unwrap();
+        assert_eq!((host.mem, unknown), (Memory { used_mb: Some(16), total_mb: 64 }, None));
     }
 }

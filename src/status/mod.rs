@@ -13,7 +13,7 @@ mod units;
 
 pub use check::{Check, Checked};
 pub use component::Component;
-pub use host::this_host;
+pub use host::{Reading, this_host};
 pub use report::{LIMIT_BYTES, read_report};
 pub use rollup::snapshot_of;
-pub use snapshot::{Host, Snapshot};
+pub use snapshot::Snapshot;

@@ -89,16 +89,26 @@ fn explain(error: &Error, timeout: Duration) -> String {
         Error::Timeout(_) => timed_out(timeout),
         Error::HostNotFound => "the host name does not resolve".into(),
         Error::LargeResponseHeader(..) => "the answer's headers are longer than 64 kB".into(),
-        Error::Rustls(error) => format!("TLS: {error}"),
+        Error::Rustls(error) => explain_tls(error),
         Error::Io(error) => explain_io(error, timeout),
         Error::Protocol(error) => format!("the answer is no HTTP: {error}"),
         other => other.to_string(),
     }
 }
 
+/// rustls has words for most of what is wrong with a certificate, and none for this one.
+fn explain_tls(error: &rustls::Error) -> String {
+    if error.to_string().contains("CaUsedAsEndEntity") {
+        return "TLS: the server's certificate is one of an authority (CA:TRUE), as `openssl req -x509` makes them; make \
+                one for a server: add -addext basicConstraints=critical,CA:FALSE"
+            .into();
+    }
+    format!("TLS: {error}")
+}
+
 fn explain_io(error: &io::Error, timeout: Duration) -> String {
     if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return format!("TLS: {tls}");
+        return explain_tls(tls);
     }
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => timed_out(timeout),

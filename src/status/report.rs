@@ -53,7 +53,7 @@ fn read_host(field: &Field) -> Result<Host, String> {
     };
     let mut memory = host.required("mem")?.object(&["usedMb", "totalMb"])?;
     let mem = Memory {
-        used_mb: memory.required("usedMb")?.whole(0.0, MAX_COUNT)?,
+        used_mb: memory.required("usedMb")?.whole_or_null(0.0, MAX_COUNT)?,
         total_mb: memory.required("totalMb")?.whole(0.0, MAX_COUNT)?,
     };
     Ok(Host { cpu, load: loads, mem, uptime: host.required("uptime")?.whole(0.0, MAX_COUNT)? })
@@ -64,7 +64,9 @@ fn read_component(field: &Field) -> Result<ComponentStatus, String> {
     let key = component.required("key")?.text(MAX_TEXT)?;
     let label = component.required("label")?.text(MAX_TEXT)?;
     let probe = component.optional("probe").map(|probe| read_probe(&probe)).transpose()?;
-    let unit_state = component.optional("unitState").map(|state| state.text(MAX_STATE)).transpose()?;
+    // null, as other languages write what is not applicable, is as good as nothing.
+    let unit_state = component.optional("unitState").filter(|state| !state.value.is_null());
+    let unit_state = unit_state.map(|state| state.text(MAX_STATE)).transpose()?;
     if probe.is_none() && unit_state.is_none() {
         return field.refuse("expected a probe, a unitState, or both");
     }

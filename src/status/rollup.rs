@@ -5,7 +5,12 @@ use super::snapshot::{ComponentStatus, Host, Overall, Snapshot};
 /// Whether a component is as it should be.
 fn is_healthy(component: &ComponentStatus) -> bool {
     component.probe.is_none_or(|probe| probe.up)
-        && component.unit_state.as_deref().is_none_or(|state| state == "active")
+        && component.unit_state.as_deref().is_none_or(is_healthy_state)
+}
+
+/// Whether a unit in this ActiveState is as it should be: for `systemctl is-active` it is active.
+pub fn is_healthy_state(state: &str) -> bool {
+    matches!(state, "active" | "reloading" | "refreshing")
 }
 
 /// `down` when every component is unhealthy or a critical one is, `degraded` when any is, else `ok`.
@@ -51,7 +56,7 @@ mod tests {
         Host {
             cpu: 0.07,
             load: [0.21, 0.18, 0.15],
-            mem: Memory { used_mb: 1840, total_mb: 3920 },
+            mem: Memory { used_mb: Some(1840), total_mb: 3920 },
             uptime: 1_820_394,
         }
     }
@@ -92,6 +97,11 @@ mod tests {
             (None, Some("active"), true),
             (None, Some("failed"), false),
             (None, Some("activating"), false),
+            (None, Some("reloading"), true),
+            (Some(true), Some("refreshing"), true),
+            (None, Some("deactivating"), false),
+            (None, Some("maintenance"), false),
+            (None, Some("Active"), false),
             (None, Some("unknown"), false),
             (Some(true), Some("inactive"), false),
             (Some(false), Some("active"), false),

@@ -42,8 +42,8 @@ pub struct Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Memory {
-    /// What cannot be had without swapping.
-    pub used_mb: u64,
+    /// What cannot be had without swapping; null where the kernel does not tell.
+    pub used_mb: Option<u64>,
     /// What there is, or may be used.
     pub total_mb: u64,
 }

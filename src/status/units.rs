@@ -1,5 +1,6 @@
 //! The states of systemd units, over the system bus.
 
+use super::rollup::is_healthy_state;
 use std::time::Duration;
 use zbus::connection::Builder;
 use zbus::{Connection, Error, OwnedObjectPath, OwnedVariant};
@@ -39,7 +40,7 @@ async fn state(bus: &Connection, name: &str) -> Outcome {
     match unit_path(bus, name).await {
         Ok(Some(path)) => {
             let state = property(bus, &path, "ActiveState").await.map_err(|error| explain(&error))?;
-            let reason = (state != "active").then(|| format!("unit {name} is {state}"));
+            let reason = (!is_healthy_state(&state)).then(|| format!("unit {name} is {state}"));
             Ok((state, reason))
         }
         // As `systemctl is-active` has it.

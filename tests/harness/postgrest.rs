@@ -43,6 +43,12 @@ impl Request {
         self.header("content-type", "application/json")
     }
 
+    /// With this Accept header, rather than that it takes anything.
+    pub fn accept(mut self, media_type: &str) -> Self {
+        self.headers.retain(|(name, _)| name != "accept");
+        self.header("accept", media_type)
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -129,6 +135,7 @@ impl Session {
         &mut self,
         write: bool,
         settings: &[(String, String)],
+        pre_request: Option<&str>,
         main: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, postgres::Error> {
@@ -139,8 +146,12 @@ impl Session {
             .collect();
         let values: Vec<&(dyn ToSql + Sync)> =
             settings.iter().map(|(_, value)| value as &(dyn ToSql + Sync)).collect();
-        let outcome =
-            self.run(&format!("select {}", calls.join(", ")), &values).and_then(|_| self.run(main, params));
+        let outcome = self
+            .run(&format!("select {}", calls.join(", ")), &values)
+            .and_then(|_| {
+                pre_request.map_or(Ok(Vec::new()), |name| self.run(&format!("select {name}()"), &[]))
+            })
+            .and_then(|_| self.run(main, params));
         let outcome = outcome.map(|rows| Row {
             body: rows[0].get::<_, Option<Text>>("body").map(|text| text.0).unwrap_or_default(),
             headers: rows[0].get("response_headers"),
@@ -154,12 +165,16 @@ impl Session {
 const RESPONSE_COLUMNS: &str = "nullif(current_setting('response.headers', true), '') AS response_headers, \
      nullif(current_setting('response.status', true), '') AS response_status, '' AS response_inserted";
 
-fn call(function: &Function) -> String {
+/// What asks for one object. PostgREST lets no function of the user's answer that: it makes the object itself.
+const ONE_OBJECT: &str = "application/vnd.pgrst.object+json";
+
+fn call(function: &Function, request: &Request) -> String {
     let name = &function.name;
     let argument = if function.takes_body { "$1::jsonb" } else { "" };
+    let one_object = request.headers.iter().any(|(name, value)| name == "accept" && value == ONE_OBJECT);
     let body = match &function.media_domain {
-        Some(domain) => format!("{domain}(_postgrest_t.pgrst_scalar) AS body"),
-        None => "coalesce(json_agg(_postgrest_t.pgrst_scalar)->0, 'null') AS body".into(),
+        Some(domain) if !one_object => format!("{domain}(_postgrest_t.pgrst_scalar) AS body"),
+        _ => "coalesce(json_agg(_postgrest_t.pgrst_scalar)->0, 'null') AS body".into(),
     };
     format!(
         "WITH pgrst_source AS (SELECT pgrst_call.pgrst_scalar FROM (SELECT \"public\".\"{name}\"({argument}) pgrst_scalar) pgrst_call) \
@@ -182,6 +197,8 @@ pub struct PostgRest {
     pool: Mutex<Vec<Session>>,
     listener: Mutex<Client>,
     schema: Mutex<Schema>,
+    /// The function that it calls before each request: `db-pre-request`.
+    pub pre_request: Option<String>,
 }
 
 impl PostgRest {
@@ -195,7 +212,12 @@ impl PostgRest {
         listener.batch_execute("LISTEN \"pgrst\"").unwrap();
         let schema = Schema::read(&mut listener);
         let pool = (0..sessions).map(|_| Session { client: connect(), prepared: HashMap::new() }).collect();
-        Self { pool: Mutex::new(pool), listener: Mutex::new(listener), schema: Mutex::new(schema) }
+        Self {
+            pool: Mutex::new(pool),
+            listener: Mutex::new(listener),
+            schema: Mutex::new(schema),
+            pre_request: None,
+        }
     }
 
     /// Reads the schema anew if it was told to since the last request; says whether.
@@ -241,7 +263,7 @@ impl PostgRest {
             return Response::error(404, "PGRST202", "Could not find the function in the schema cache");
         };
         let write = request.method == "POST" && function.is_volatile;
-        let sql = call(&function);
+        let sql = call(&function, request);
         let params: &[&(dyn ToSql + Sync)] =
             if function.takes_body { &[&RawJsonb(&request.body)] } else { &[] };
         let answer = self.answer(request, write, &sql, params, function.media_domain.is_some());
@@ -274,7 +296,7 @@ impl PostgRest {
             }
             std::thread::yield_now();
         };
-        let outcome = session.transaction(write, &settings, sql, params);
+        let outcome = session.transaction(write, &settings, self.pre_request.as_deref(), sql, params);
         self.pool.lock().unwrap().push(session);
         match outcome {
             Ok(row) => success(row, custom_media),

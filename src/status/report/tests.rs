@@ -83,10 +83,26 @@ fn what_does_not_fit_is_told_by_its_path() {
             "components[0].probe.httpStatus: expected a number from 100 to 599",
         ),
         ("/components/0/probe/latencyMs", json!("42"), "components[0].probe.latencyMs: expected a number"),
-        ("/components/0/unitState", json!(null), "components[0].unitState: expected a string"),
+        ("/components/0/unitState", json!(7), "components[0].unitState: expected a string"),
     ] {
         assert_eq!(refusal(&with(pointer, value)), expected);
     }
+}
+
+/// Other languages write null where something is not applicable, or not known.
+#[test]
+fn null_where_it_means_something() {
+    let not_applicable = read_report(&with("/components/0/unitState", json!(null)), &never).unwrap();
+    assert_eq!(not_applicable.components[0].unit_state, None);
+    assert_eq!(not_applicable.overall, Overall::Ok);
+    let written = serde_json::to_value(&not_applicable).unwrap();
+    assert_eq!(written.pointer("/components/0/unitState"), None);
+    let mut alone = with("/components/0/unitState", json!(null));
+    alone.pointer_mut("/components/0").unwrap().as_object_mut().unwrap().remove("probe");
+    assert_eq!(refusal(&alone), "components[0]: expected a probe, a unitState, or both");
+    let unknown = read_report(&with("/host/mem/usedMb", json!(null)), &never).unwrap();
+    assert_eq!(unknown.host.mem.used_mb, None);
+    assert_eq!(serde_json::to_value(&unknown).unwrap(), with("/host/mem/usedMb", json!(null)));
 }
 
 #[test]
