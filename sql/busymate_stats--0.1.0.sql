@@ -369,7 +369,9 @@ create table busymate_stats.attachment (
     connection_type name not null,
     last_seen name not null,
     online name,
-    implied boolean not null
+    implied boolean not null,
+    entries_owner oid not null,
+    devices_owner oid not null
 );
 comment on table busymate_stats.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
 comment on column busymate_stats.attachment.id is 'Always 1.';
@@ -386,7 +388,24 @@ comment on column busymate_stats.attachment.connection_type is 'Of devices: the 
 comment on column busymate_stats.attachment.last_seen is 'Of devices: the last sign of life; not read where online is given.';
 comment on column busymate_stats.attachment.online is 'Of devices: whether it is online.';
 comment on column busymate_stats.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
+comment on column busymate_stats.attachment.entries_owner is 'Who owned entries when they were attached.';
+comment on column busymate_stats.attachment.devices_owner is 'Who owned devices when they were attached.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
+
+-- The relations are read with their owner's rights. A restore gives them their owners first, whoever those are.
+create function busymate_stats.note_owners() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    new.entries_owner := (select c.relowner from pg_class c where c.oid = new.entries);
+    new.devices_owner := (select c.relowner from pg_class c where c.oid = new.devices);
+    return new;
+end
+$$;
+comment on function busymate_stats.note_owners() is 'Trigger: writes down who owns the relations that are attached.';
+create trigger note_owners before insert on busymate_stats.attachment
+    for each row execute function busymate_stats.note_owners();
 
 create function busymate_stats.create_fleet_tables() returns void
     language c
@@ -1213,6 +1232,38 @@ create event trigger busymate_stats_reload on ddl_command_start
 alter event trigger busymate_stats_reload enable always;
 comment on event trigger busymate_stats_reload is
     'Tells PostgREST to read the schema anew once a DROP EXTENSION has committed.';
+
+-- Nobody but the owner reads, changes or empties the extension's own means, whatever they have been granted: scripts that
+-- GRANT ALL ON ALL TABLES IN SCHEMA are common. The tables that users may edit have policies of their own.
+
+create function busymate_stats.guard_truncate_owner() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_truncate_owner_wrapper';
+comment on function busymate_stats.guard_truncate_owner() is
+    'Trigger: TRUNCATE, which no policy stops, is for the table''s owner.';
+
+do $internals$
+declare
+    member pg_catalog.regclass;
+begin
+    for member in
+        select c.oid
+          from pg_catalog.pg_class c
+          join pg_catalog.pg_depend d
+            on d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid and d.deptype = 'e'
+          join pg_catalog.pg_extension e
+            on d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and e.oid = d.refobjid
+         where e.extname = 'busymate_stats' and c.relkind = 'r'
+         order by c.oid
+    loop
+        execute pg_catalog.format('alter table %s enable row level security', member);
+        if not exists (select from pg_catalog.pg_trigger t where t.tgrelid = member and t.tgname = 'guard_truncate') then
+            execute pg_catalog.format('create trigger guard_truncate before truncate on %s
+                                           for each statement execute function busymate_stats.guard_truncate_owner()',
+                                      member);
+        end if;
+    end loop;
+end
+$internals$;
 
 -- Nobody but the owner, whatever ALTER DEFAULT PRIVILEGES has handed out a moment ago (Supabase's gives anon and
 -- authenticated everything on new tables, TRUNCATE too). What grant_api() gives later is an ordinary grant: one made

@@ -146,6 +146,18 @@ fn guard_truncate<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
         .raise()
 }
 
+/// BEFORE TRUNCATE on every other table of the extension: no policy stops it, so the privilege would be enough.
+#[pg_trigger]
+fn guard_truncate_owner<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
+    if !identity::owns_relation(identity::current_role(), trigger.relid()?) {
+        forbidden(format!("permission denied to truncate \"{}\"", trigger.table_name()?))
+            .detail("TRUNCATE is for the table's owner, whoever has been granted it.")
+            .hint("Use DELETE, which policies decide on.")
+            .raise();
+    }
+    Ok(None)
+}
+
 /// AFTER every change of a table that decides who may what, replicated ones too: what sessions have cached ends with the commit.
 #[pg_trigger]
 fn grants_changed<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
