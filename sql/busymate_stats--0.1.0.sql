@@ -3,11 +3,16 @@
 
 -- What must not be there yet, and who may have made the schema.
 
+-- CREATE EXTENSION puts the extension's schema into the search path, and PostgreSQL prefers an operator or a function
+-- there whose arguments match better than its own.
+set local search_path = pg_catalog, pg_temp;
+
 do $preflight$
 declare
     taken text;
     moves text;
     schema_owner name;
+    strangers text;
 begin
     if pg_catalog.getdatabaseencoding() not in ('UTF8', 'SQL_ASCII') then
         raise exception using
@@ -17,15 +22,47 @@ begin
             hint = 'Snapshots are JSON. Create the database with ENCODING ''UTF8''.';
     end if;
 
-    -- Whoever owns the schema may drop what is in it.
+    -- A schema that was there before CREATE EXTENSION: whoever owns it may drop what is in it, and whoever may create in
+    -- it, or has, may leave what is called in place of something of ours.
     select r.rolname into schema_owner
       from pg_catalog.pg_namespace n join pg_catalog.pg_roles r on r.oid = n.nspowner
      where n.nspname = 'busymate_stats' and not r.rolsuper;
     if found then
         raise exception using
             errcode = 'insufficient_privilege',
-            message = pg_catalog.format('schema "busymate_stats" belongs to role "%s", who is no superuser', schema_owner),
-            hint = 'Run ALTER SCHEMA busymate_stats OWNER TO CURRENT_USER, or drop the schema.';
+            message = pg_catalog.format('schema "busymate_stats" belongs to role "%s", which is not a superuser', schema_owner),
+            hint = 'Run DROP SCHEMA busymate_stats CASCADE; CREATE EXTENSION makes it anew.';
+    end if;
+    select pg_catalog.string_agg(distinct case held.grantee when 0 then 'PUBLIC' else pg_catalog.format('"%s"', r.rolname) end, ', ')
+      into strangers
+      from pg_catalog.pg_namespace n
+     cross join lateral pg_catalog.aclexplode(n.nspacl) held
+      left join pg_catalog.pg_roles r on r.oid = held.grantee
+     where n.nspname = 'busymate_stats' and held.privilege_type = 'CREATE' and not coalesce(r.rolsuper, false)
+       -- Not what ALTER DEFAULT PRIVILEGES has given a moment ago, to a schema that CREATE EXTENSION has made itself.
+       and pg_catalog.age(n.xmin) > 0;
+    if strangers is not null then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = pg_catalog.format('others may create objects in schema "busymate_stats": %s', strangers),
+            hint = 'Run DROP SCHEMA busymate_stats CASCADE; CREATE EXTENSION makes it anew.';
+    end if;
+    select pg_catalog.string_agg(object.what, ', ' order by object.what) into strangers
+      from (select pg_catalog.pg_describe_object(d.classid, d.objid, 0) as what
+              from pg_catalog.pg_depend d
+              join pg_catalog.pg_namespace n on n.oid = d.refobjid and n.nspname = 'busymate_stats'
+             where d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass and d.deptype = 'n'
+               -- The extension itself is there by now.
+               and not exists (select from pg_catalog.pg_extension e
+                                where d.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass and e.oid = d.objid
+                                  and e.extname = 'busymate_stats')
+             order by 1 limit 5) object;
+    if strangers is not null then
+        raise exception using
+            errcode = 'duplicate_object',
+            message = 'schema "busymate_stats" is not empty',
+            detail = pg_catalog.format('It holds %s.', strangers),
+            hint = 'Run DROP SCHEMA busymate_stats CASCADE; CREATE EXTENSION makes it anew.';
     end if;
 
     select pg_catalog.string_agg(found.what, ', ' order by found.what),
@@ -89,7 +126,7 @@ create table busymate_stats.role_capabilities (
     changed_by text not null,
     primary key (role, section, action)
 );
-comment on table busymate_stats.role_capabilities is 'What each role grants. Read with roles:view, written with roles:edit; nobody puts in what he does not hold.';
+comment on table busymate_stats.role_capabilities is 'What each role grants. Read with roles:view, written with roles:edit; nobody puts in, or takes out, what they do not hold.';
 comment on column busymate_stats.role_capabilities.role is 'The role that grants.';
 comment on column busymate_stats.role_capabilities.section is 'The section, such as stats or status; * is every one.';
 comment on column busymate_stats.role_capabilities.action is 'The action, such as view or edit; * is every one.';
@@ -104,7 +141,7 @@ create table busymate_stats.user_roles (
     primary key (sub, role)
 );
 create index user_roles_role_idx on busymate_stats.user_roles (role);
-comment on table busymate_stats.user_roles is 'Which user has which roles. Read with roles:view, written with roles:edit; nobody assigns what he does not hold.';
+comment on table busymate_stats.user_roles is 'Which user has which roles. Read with roles:view, written with roles:edit; nobody assigns, or unassigns, what they do not hold.';
 comment on column busymate_stats.user_roles.sub is 'The user: the "sub" claim of the access token.';
 comment on column busymate_stats.user_roles.role is 'The role assigned.';
 comment on column busymate_stats.user_roles.changed_at is 'When the row was made or last changed.';
@@ -164,15 +201,15 @@ create policy user_roles_delete on busymate_stats.user_roles for delete
 comment on policy roles_view on busymate_stats.roles is 'Who holds roles:view sees every role.';
 comment on policy roles_insert on busymate_stats.roles is 'Who holds roles:edit makes roles.';
 comment on policy roles_update on busymate_stats.roles is 'Who holds roles:edit changes roles.';
-comment on policy roles_delete on busymate_stats.roles is 'Who holds roles:edit drops roles.';
+comment on policy roles_delete on busymate_stats.roles is 'Who holds roles:edit drops roles that hold no more than they do.';
 comment on policy role_capabilities_view on busymate_stats.role_capabilities is 'Who holds roles:view sees what roles grant.';
 comment on policy role_capabilities_insert on busymate_stats.role_capabilities is 'Who holds roles:edit grants to roles what he holds.';
 comment on policy role_capabilities_update on busymate_stats.role_capabilities is 'Who holds roles:edit changes grants to what he holds.';
-comment on policy role_capabilities_delete on busymate_stats.role_capabilities is 'Who holds roles:edit revokes from roles.';
+comment on policy role_capabilities_delete on busymate_stats.role_capabilities is 'Who holds roles:edit revokes from roles what they hold.';
 comment on policy user_roles_view on busymate_stats.user_roles is 'Who holds roles:view sees who has which role.';
 comment on policy user_roles_insert on busymate_stats.user_roles is 'Who holds roles:edit assigns what he holds.';
 comment on policy user_roles_update on busymate_stats.user_roles is 'Who holds roles:edit changes assignments to what he holds.';
-comment on policy user_roles_delete on busymate_stats.user_roles is 'Who holds roles:edit takes roles away.';
+comment on policy user_roles_delete on busymate_stats.user_roles is 'Who holds roles:edit unassigns what they hold.';
 
 -- The guards come after the built-in roles are in. A replica takes what its source has checked; the invalidation must
 -- fire there too, by row, for replication fires no statement triggers.
@@ -182,6 +219,8 @@ create function busymate_stats.guard_role_capabilities() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_role_capabilities_wrapper';
 create function busymate_stats.guard_user_roles() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_user_roles_wrapper';
+create function busymate_stats.guard_last_admin() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_last_admin_wrapper';
 create function busymate_stats.guard_truncate() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_truncate_wrapper';
 create function busymate_stats.grants_changed() returns trigger
@@ -189,8 +228,9 @@ create function busymate_stats.grants_changed() returns trigger
 create function busymate_stats.stamp_change() returns trigger
     language c as 'MODULE_PATHNAME', 'stamp_change_wrapper';
 comment on function busymate_stats.guard_roles() is 'Trigger: keeps the built-in roles as they are.';
-comment on function busymate_stats.guard_role_capabilities() is 'Trigger: nobody puts into a role what he does not hold.';
-comment on function busymate_stats.guard_user_roles() is 'Trigger: nobody assigns what he does not hold.';
+comment on function busymate_stats.guard_role_capabilities() is 'Trigger: nobody puts into a role, or takes out of it, what they do not hold.';
+comment on function busymate_stats.guard_user_roles() is 'Trigger: nobody assigns or unassigns what they do not hold.';
+comment on function busymate_stats.guard_last_admin() is 'Trigger: keeps the last assignment of *:* from everybody but the owner.';
 comment on function busymate_stats.guard_truncate() is 'Trigger: keeps the built-in roles from TRUNCATE.';
 comment on function busymate_stats.grants_changed() is 'Trigger: ends what sessions have cached.';
 comment on function busymate_stats.stamp_change() is 'Trigger: writes down who made a change, and when.';
@@ -205,8 +245,12 @@ create trigger guard_truncate before truncate on busymate_stats.role_capabilitie
     for each statement execute function busymate_stats.guard_truncate();
 create trigger changed after insert or update or delete on busymate_stats.role_capabilities
     for each row execute function busymate_stats.grants_changed();
-create trigger guard before insert or update on busymate_stats.user_roles
+create trigger guard before insert or update or delete on busymate_stats.user_roles
     for each row execute function busymate_stats.guard_user_roles();
+create trigger guard_last_admin after update or delete on busymate_stats.role_capabilities
+    for each row execute function busymate_stats.guard_last_admin();
+create trigger guard_last_admin after update or delete on busymate_stats.user_roles
+    for each row execute function busymate_stats.guard_last_admin();
 create trigger changed after insert or update or delete on busymate_stats.user_roles
     for each row execute function busymate_stats.grants_changed();
 create trigger changed_by_truncate after truncate on busymate_stats.user_roles
@@ -339,7 +383,9 @@ create table busymate_stats.attachment (
     connection_type name not null,
     last_seen name not null,
     online name,
-    implied boolean not null
+    implied boolean not null,
+    entries_owner oid not null,
+    devices_owner oid not null
 );
 comment on table busymate_stats.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
 comment on column busymate_stats.attachment.id is 'Always 1.';
@@ -356,7 +402,24 @@ comment on column busymate_stats.attachment.connection_type is 'Of devices: the 
 comment on column busymate_stats.attachment.last_seen is 'Of devices: the last sign of life; not read where online is given.';
 comment on column busymate_stats.attachment.online is 'Of devices: whether it is online.';
 comment on column busymate_stats.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
+comment on column busymate_stats.attachment.entries_owner is 'Who owned entries when they were attached.';
+comment on column busymate_stats.attachment.devices_owner is 'Who owned devices when they were attached.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
+
+-- The relations are read with their owner's rights. A restore gives them their owners first, whoever those are.
+create function busymate_stats.note_owners() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    new.entries_owner := (select c.relowner from pg_class c where c.oid = new.entries);
+    new.devices_owner := (select c.relowner from pg_class c where c.oid = new.devices);
+    return new;
+end
+$$;
+comment on function busymate_stats.note_owners() is 'Trigger: writes down who owns the relations that are attached.';
+create trigger note_owners before insert on busymate_stats.attachment
+    for each row execute function busymate_stats.note_owners();
 
 create function busymate_stats.create_fleet_tables() returns void
     language c
@@ -1264,6 +1327,38 @@ create event trigger busymate_stats_reload on ddl_command_start
 alter event trigger busymate_stats_reload enable always;
 comment on event trigger busymate_stats_reload is
     'Tells PostgREST to read the schema anew once a DROP EXTENSION has committed.';
+
+-- Nobody but the owner reads, changes or empties the extension's own means, whatever they have been granted: scripts that
+-- GRANT ALL ON ALL TABLES IN SCHEMA are common. The tables that users may edit have policies of their own.
+
+create function busymate_stats.guard_truncate_owner() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_truncate_owner_wrapper';
+comment on function busymate_stats.guard_truncate_owner() is
+    'Trigger: TRUNCATE, which no policy stops, is for the table''s owner.';
+
+do $internals$
+declare
+    member pg_catalog.regclass;
+begin
+    for member in
+        select c.oid
+          from pg_catalog.pg_class c
+          join pg_catalog.pg_depend d
+            on d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid and d.deptype = 'e'
+          join pg_catalog.pg_extension e
+            on d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and e.oid = d.refobjid
+         where e.extname = 'busymate_stats' and c.relkind = 'r'
+         order by c.oid
+    loop
+        execute pg_catalog.format('alter table %s enable row level security', member);
+        if not exists (select from pg_catalog.pg_trigger t where t.tgrelid = member and t.tgname = 'guard_truncate') then
+            execute pg_catalog.format('create trigger guard_truncate before truncate on %s
+                                           for each statement execute function busymate_stats.guard_truncate_owner()',
+                                      member);
+        end if;
+    end loop;
+end
+$internals$;
 
 -- Nobody but the owner, whatever ALTER DEFAULT PRIVILEGES has handed out a moment ago (Supabase's gives anon and
 -- authenticated everything on new tables, TRUNCATE too). What grant_api() gives later is an ordinary grant: one made

@@ -180,21 +180,74 @@ fn functions_with_other_arguments_and_relations_elsewhere_are_not_in_the_way() {
     assert_eq!(value::<i32>(&mut client, "select public.get_stats(1) + mine.get_stats()"), 2);
 }
 
-/// Whoever owns the schema may drop what is in it.
+/// Attack: a role with CREATE on the database makes the schema first, with an operator in it that fits better than
+/// PostgreSQL's own. What the hint says ends it; what others say, such as giving it to a superuser, does not.
 #[test]
-fn a_schema_that_belongs_to_no_superuser_is_refused() {
-    let (_, mut client) = bare("schema");
+fn a_schema_that_somebody_has_squatted_in_is_refused() {
+    let (database, mut client) = bare("schema");
     client
+        .batch_execute(&format!(
+            "create role install_squatter login; grant create on database {database} to install_squatter"
+        ))
+        .unwrap();
+    let mut squatter = shared().connect_as("install_squatter", &database);
+    squatter
         .batch_execute(
-            "create role install_squatter; create schema busymate_stats authorization install_squatter",
+            "create schema busymate_stats;
+             create function busymate_stats.trap(name, text) returns boolean language plpgsql as
+                 $f$begin execute 'alter role install_squatter superuser'; return $1 operator(pg_catalog.=) $2; end$f$;
+             create operator busymate_stats.= (leftarg = name, rightarg = text, function = busymate_stats.trap);
+             grant all on schema busymate_stats to public",
         )
         .unwrap();
     let refused = refusal(&mut client, CREATE);
     assert_eq!(refused.code, "42501");
     assert!(refused.message.contains("install_squatter"), "{refused:?}");
+    let hint = refused.hint;
     client.batch_execute("alter schema busymate_stats owner to current_user").unwrap();
-    assert!(refused.hint.contains("ALTER SCHEMA busymate_stats OWNER TO CURRENT_USER"), "{refused:?}");
+    let refused = refusal(&mut client, CREATE);
+    assert_eq!((refused.code.as_str(), refused.message.contains("PUBLIC")), ("42501", true), "{refused:?}");
+    client.batch_execute("revoke create on schema busymate_stats from public").unwrap();
+    let refused = refusal(&mut client, CREATE);
+    assert_eq!(refused.code, "42710");
+    assert!(refused.detail.contains("operator busymate_stats.="), "{refused:?}");
+    assert!(!is_installed(&mut client));
+    assert!(hint.contains("DROP SCHEMA busymate_stats CASCADE"), "{hint}");
+    client.batch_execute("drop schema busymate_stats cascade").unwrap();
     client.batch_execute(CREATE).unwrap();
+    assert!(!value::<bool>(&mut client, "select rolsuper from pg_roles where rolname = 'install_squatter'"));
+}
+
+/// The schema that DROP EXTENSION leaves behind, with its grants, is no obstacle; nor is what ALTER DEFAULT PRIVILEGES
+/// gives to the one that CREATE EXTENSION makes.
+#[test]
+fn a_schema_of_the_superusers_own_is_taken() {
+    let (_, mut client) = bare("own_schema");
+    client
+        .batch_execute(
+            "create role install_reader; create schema busymate_stats; create extension busymate_stats;
+             grant usage on schema busymate_stats to install_reader; drop extension busymate_stats;
+             create extension busymate_stats; drop extension busymate_stats; drop schema busymate_stats;
+             alter default privileges grant all on schemas to install_reader; create extension busymate_stats",
+        )
+        .unwrap();
+    assert!(!value::<bool>(
+        &mut client,
+        "select has_schema_privilege('install_reader', 'busymate_stats', 'create')"
+    ));
+    client.batch_execute("drop extension busymate_stats; drop schema busymate_stats; drop owned by install_reader; drop role install_reader").unwrap();
+}
+
+/// Nothing in the install script can find an object of others by an unqualified name.
+#[test]
+fn the_install_script_looks_names_up_in_pg_catalog_alone() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let version = env!("CARGO_PKG_VERSION");
+    let script = std::fs::read_to_string(root.join(format!("sql/busymate_stats--{version}.sql"))).unwrap();
+    let first =
+        script.lines().find(|line| !line.is_empty() && !line.starts_with("--") && !line.starts_with("\\"));
+    assert_eq!(first, Some("set local search_path = pg_catalog, pg_temp;"));
+    assert_eq!(script.matches("set local search_path").count(), 1);
 }
 
 #[test]

@@ -65,23 +65,23 @@ fn what_an_editor_holds_he_hands_on() {
             "insert into busymate_stats.roles (name, description) values ('new', 'mine'), ('newer', null)",
             "update busymate_stats.roles set description = 'big indeed' where name = 'big'",
             "update busymate_stats.roles set name = 'renamed' where name = 'mine'",
-            "delete from busymate_stats.roles where name = 'big'",
             "insert into busymate_stats.role_capabilities values ('mine', 'stats', 'view'), ('mine', 'roles', 'edit')",
             "insert into busymate_stats.role_capabilities values ('big', 'stats', 'view')",
             "insert into busymate_stats.role_capabilities values ('held', 'stats', 'view')
                 on conflict (role, section, action) do update set section = 'roles'",
             "update busymate_stats.role_capabilities set section = 'roles' where role = 'held'",
             "update busymate_stats.role_capabilities set role = 'mine' where role = 'held'",
-            "update busymate_stats.role_capabilities set section = 'roles' where role = 'big'",
-            "delete from busymate_stats.role_capabilities where role = 'big'",
+            "delete from busymate_stats.roles where name = 'held'",
+            "delete from busymate_stats.role_capabilities where role = 'held'",
+            "delete from busymate_stats.role_capabilities where role = 'both' and section = 'stats'",
             "insert into busymate_stats.user_roles values ('somebody', 'held'), ('editor', 'mine'), ('x', 'editor')",
             "update busymate_stats.user_roles set sub = 'other' where role = 'held'",
-            "update busymate_stats.user_roles set role = 'mine' where role = 'big'",
-            "delete from busymate_stats.user_roles where role in ('big', 'admin')",
+            "update busymate_stats.user_roles set role = 'mine' where role = 'held'",
+            "delete from busymate_stats.user_roles where role = 'held'",
             "select busymate_stats.grant_capability('mine', 'stats:view')",
-            "select busymate_stats.revoke_capability('big', 'tokens:edit')",
+            "select busymate_stats.revoke_capability('held', 'stats:view')",
+            "select busymate_stats.unassign_role('victim', 'held')",
             "select busymate_stats.assign_role('somebody', 'held')",
-            "select busymate_stats.unassign_role('victim', 'big')",
         ],
     );
 }
@@ -152,6 +152,116 @@ fn what_an_editor_lacks_he_cannot_assign() {
             "select busymate_stats.assign_role('editor', 'both')",
         ],
     );
+}
+
+/// Attack: the holder of `roles:edit` alone takes everything from everybody, admins first.
+#[test]
+fn what_an_editor_lacks_he_cannot_take_away() {
+    let (_, mut client) = scene("take_away");
+    assert_guarded(
+        &mut client,
+        "editor",
+        &[
+            "delete from busymate_stats.user_roles",
+            "delete from busymate_stats.user_roles where role = 'admin'",
+            "delete from busymate_stats.user_roles where sub = 'victim'",
+            "delete from busymate_stats.role_capabilities where role not in ('admin', 'viewer')",
+            "delete from busymate_stats.role_capabilities where role = 'both'",
+            "delete from busymate_stats.role_capabilities where role = 'root'",
+            "delete from busymate_stats.roles where name = 'big'",
+            "delete from busymate_stats.roles where not builtin",
+            "update busymate_stats.user_roles set role = 'mine' where role = 'big'",
+            "update busymate_stats.user_roles set role = 'held' where sub = 'boss'",
+            "update busymate_stats.user_roles set sub = 'nobody' where sub = 'looker'",
+            "update busymate_stats.role_capabilities set section = 'roles' where role = 'big'",
+            "merge into busymate_stats.user_roles had using (values ('boss')) v(sub) on had.sub = v.sub
+              when matched then delete",
+            "merge into busymate_stats.role_capabilities held using (values ('root')) v(role) on held.role = v.role
+              when matched then delete",
+            "select busymate_stats.revoke_capability('big', 'tokens:edit')",
+            "select busymate_stats.unassign_role('victim', 'big')",
+            "select busymate_stats.unassign_role('boss', 'admin')",
+        ],
+    );
+    assert_guarded(&mut client, "halves", &["select busymate_stats.unassign_role('boss', 'admin')"]);
+    assert_done(
+        &mut client,
+        "root",
+        &[
+            "select busymate_stats.unassign_role('boss', 'admin')",
+            "delete from busymate_stats.roles where name = 'big'",
+            "delete from busymate_stats.user_roles where sub <> 'root'",
+        ],
+    );
+}
+
+/// Somebody keeps holding everything: neither the last holder nor a service key takes it away, by whatever statement.
+#[test]
+fn the_last_assignment_of_everything_stays() {
+    let (_, mut client) = scene("last_admin");
+    grant_editing(&mut client, "service_role");
+    let ways = [
+        "delete from busymate_stats.user_roles",
+        "update busymate_stats.user_roles set role = 'viewer' where role in ('admin', 'root')",
+        "with role as (delete from busymate_stats.role_capabilities where role = 'root')
+         delete from busymate_stats.user_roles where role in ('admin', 'root')",
+    ];
+    let last_ways = [
+        "delete from busymate_stats.roles where name = 'root'",
+        "delete from busymate_stats.role_capabilities where role = 'root'",
+        "update busymate_stats.role_capabilities set action = 'view' where role = 'root'",
+        "select busymate_stats.unassign_role('root', 'root')",
+        "select busymate_stats.revoke_capability('root', '*:*')",
+    ];
+    let assert_kept = |client: &mut Client, ways: &[&str]| {
+        for way in ways {
+            for (role, sub) in [("authenticated", "root"), ("service_role", "nobody")] {
+                let refused = attempt(client, role, sub, way).expect_err(way);
+                let said = (refused.code.as_str(), refused.message.as_str());
+                let expected =
+                    ("42501", "permission denied to remove the last assignment of capability \"*:*\"");
+                assert_eq!(said, expected, "{role}: {way}");
+                assert!(refused.hint.contains("assign_role"), "{refused:?}");
+            }
+            assert!(attempt(client, "postgres", "root", way).is_ok(), "the owner may: {way}");
+        }
+    };
+    assert_kept(&mut client, &ways);
+    // While the other one stays, each may go; and what is not assigned is nobody's last.
+    assert_done(&mut client, "root", &last_ways);
+    make_role(&mut client, "spare", &["*:*"]);
+    client.batch_execute("delete from busymate_stats.user_roles where role = 'admin'").unwrap();
+    assert_kept(&mut client, &ways);
+    assert_kept(&mut client, &last_ways);
+    assert_done(&mut client, "root", &["select busymate_stats.revoke_capability('spare', '*:*')"]);
+}
+
+/// Two transactions that each remove what the other leaves do not both succeed.
+#[test]
+fn two_who_remove_each_others_last_assignment() {
+    let (database, mut client) = scene("last_two");
+    for isolation in ["read committed", "repeatable read"] {
+        let session = |sub: &str| {
+            let mut session = shared().connect_as("authenticator", &database);
+            sign_in(&mut session, "authenticated", &claims(sub));
+            session.batch_execute(&format!("begin isolation level {isolation}")).unwrap();
+            session.batch_execute("select from busymate_stats.roles").unwrap();
+            session
+        };
+        let (mut first, mut second) = (session("boss"), session("root"));
+        first.batch_execute("select busymate_stats.unassign_role('root', 'root')").unwrap();
+        let waiting = std::thread::spawn(move || {
+            refusal(&mut second, "select busymate_stats.unassign_role('boss', 'admin')")
+        });
+        let blocked = "select count(*) from pg_locks where not granted and locktype = 'object'";
+        while value::<i64>(&mut client, blocked) == 0 {
+            assert!(!waiting.is_finished(), "{isolation}: nobody waits");
+        }
+        first.batch_execute("commit").unwrap();
+        let refused = waiting.join().unwrap();
+        assert!(refused.message.contains("the last assignment"), "{refused:?}");
+        client.batch_execute("select busymate_stats.assign_role('root', 'root')").unwrap();
+    }
 }
 
 #[test]

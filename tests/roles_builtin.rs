@@ -153,7 +153,7 @@ fn each_function_can_be_granted_by_itself() {
             "grant usage on schema busymate_stats to authenticated;
              grant select, insert, update, delete on busymate_stats.roles, busymate_stats.role_capabilities,
                  busymate_stats.user_roles to authenticated;
-             select busymate_stats.assign_role('boss', 'admin')",
+             select busymate_stats.assign_role('boss', 'admin'); select busymate_stats.assign_role('deputy', 'admin')",
         )
         .unwrap();
     for (function, arguments) in [

@@ -1,10 +1,15 @@
 -- What must not be there yet, and who may have made the schema.
 
+-- CREATE EXTENSION puts the extension's schema into the search path, and PostgreSQL prefers an operator or a function
+-- there whose arguments match better than its own.
+set local search_path = pg_catalog, pg_temp;
+
 do $preflight$
 declare
     taken text;
     moves text;
     schema_owner name;
+    strangers text;
 begin
     if pg_catalog.getdatabaseencoding() not in ('UTF8', 'SQL_ASCII') then
         raise exception using
@@ -14,15 +19,47 @@ begin
             hint = 'Snapshots are JSON. Create the database with ENCODING ''UTF8''.';
     end if;
 
-    -- Whoever owns the schema may drop what is in it.
+    -- A schema that was there before CREATE EXTENSION: whoever owns it may drop what is in it, and whoever may create in
+    -- it, or has, may leave what is called in place of something of ours.
     select r.rolname into schema_owner
       from pg_catalog.pg_namespace n join pg_catalog.pg_roles r on r.oid = n.nspowner
      where n.nspname = 'busymate_stats' and not r.rolsuper;
     if found then
         raise exception using
             errcode = 'insufficient_privilege',
-            message = pg_catalog.format('schema "busymate_stats" belongs to role "%s", who is no superuser', schema_owner),
-            hint = 'Run ALTER SCHEMA busymate_stats OWNER TO CURRENT_USER, or drop the schema.';
+            message = pg_catalog.format('schema "busymate_stats" belongs to role "%s", which is not a superuser', schema_owner),
+            hint = 'Run DROP SCHEMA busymate_stats CASCADE; CREATE EXTENSION makes it anew.';
+    end if;
+    select pg_catalog.string_agg(distinct case held.grantee when 0 then 'PUBLIC' else pg_catalog.format('"%s"', r.rolname) end, ', ')
+      into strangers
+      from pg_catalog.pg_namespace n
+     cross join lateral pg_catalog.aclexplode(n.nspacl) held
+      left join pg_catalog.pg_roles r on r.oid = held.grantee
+     where n.nspname = 'busymate_stats' and held.privilege_type = 'CREATE' and not coalesce(r.rolsuper, false)
+       -- Not what ALTER DEFAULT PRIVILEGES has given a moment ago, to a schema that CREATE EXTENSION has made itself.
+       and pg_catalog.age(n.xmin) > 0;
+    if strangers is not null then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = pg_catalog.format('others may create objects in schema "busymate_stats": %s', strangers),
+            hint = 'Run DROP SCHEMA busymate_stats CASCADE; CREATE EXTENSION makes it anew.';
+    end if;
+    select pg_catalog.string_agg(object.what, ', ' order by object.what) into strangers
+      from (select pg_catalog.pg_describe_object(d.classid, d.objid, 0) as what
+              from pg_catalog.pg_depend d
+              join pg_catalog.pg_namespace n on n.oid = d.refobjid and n.nspname = 'busymate_stats'
+             where d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass and d.deptype = 'n'
+               -- The extension itself is there by now.
+               and not exists (select from pg_catalog.pg_extension e
+                                where d.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass and e.oid = d.objid
+                                  and e.extname = 'busymate_stats')
+             order by 1 limit 5) object;
+    if strangers is not null then
+        raise exception using
+            errcode = 'duplicate_object',
+            message = 'schema "busymate_stats" is not empty',
+            detail = pg_catalog.format('It holds %s.', strangers),
+            hint = 'Run DROP SCHEMA busymate_stats CASCADE; CREATE EXTENSION makes it anew.';
     end if;
 
     select pg_catalog.string_agg(found.what, ', ' order by found.what),

@@ -22,7 +22,7 @@ create table busymate_stats.role_capabilities (
     changed_by text not null,
     primary key (role, section, action)
 );
-comment on table busymate_stats.role_capabilities is 'What each role grants. Read with roles:view, written with roles:edit; nobody puts in what he does not hold.';
+comment on table busymate_stats.role_capabilities is 'What each role grants. Read with roles:view, written with roles:edit; nobody puts in, or takes out, what they do not hold.';
 comment on column busymate_stats.role_capabilities.role is 'The role that grants.';
 comment on column busymate_stats.role_capabilities.section is 'The section, such as stats or status; * is every one.';
 comment on column busymate_stats.role_capabilities.action is 'The action, such as view or edit; * is every one.';
@@ -37,7 +37,7 @@ create table busymate_stats.user_roles (
     primary key (sub, role)
 );
 create index user_roles_role_idx on busymate_stats.user_roles (role);
-comment on table busymate_stats.user_roles is 'Which user has which roles. Read with roles:view, written with roles:edit; nobody assigns what he does not hold.';
+comment on table busymate_stats.user_roles is 'Which user has which roles. Read with roles:view, written with roles:edit; nobody assigns, or unassigns, what they do not hold.';
 comment on column busymate_stats.user_roles.sub is 'The user: the "sub" claim of the access token.';
 comment on column busymate_stats.user_roles.role is 'The role assigned.';
 comment on column busymate_stats.user_roles.changed_at is 'When the row was made or last changed.';
@@ -97,15 +97,15 @@ create policy user_roles_delete on busymate_stats.user_roles for delete
 comment on policy roles_view on busymate_stats.roles is 'Who holds roles:view sees every role.';
 comment on policy roles_insert on busymate_stats.roles is 'Who holds roles:edit makes roles.';
 comment on policy roles_update on busymate_stats.roles is 'Who holds roles:edit changes roles.';
-comment on policy roles_delete on busymate_stats.roles is 'Who holds roles:edit drops roles.';
+comment on policy roles_delete on busymate_stats.roles is 'Who holds roles:edit drops roles that hold no more than they do.';
 comment on policy role_capabilities_view on busymate_stats.role_capabilities is 'Who holds roles:view sees what roles grant.';
 comment on policy role_capabilities_insert on busymate_stats.role_capabilities is 'Who holds roles:edit grants to roles what he holds.';
 comment on policy role_capabilities_update on busymate_stats.role_capabilities is 'Who holds roles:edit changes grants to what he holds.';
-comment on policy role_capabilities_delete on busymate_stats.role_capabilities is 'Who holds roles:edit revokes from roles.';
+comment on policy role_capabilities_delete on busymate_stats.role_capabilities is 'Who holds roles:edit revokes from roles what they hold.';
 comment on policy user_roles_view on busymate_stats.user_roles is 'Who holds roles:view sees who has which role.';
 comment on policy user_roles_insert on busymate_stats.user_roles is 'Who holds roles:edit assigns what he holds.';
 comment on policy user_roles_update on busymate_stats.user_roles is 'Who holds roles:edit changes assignments to what he holds.';
-comment on policy user_roles_delete on busymate_stats.user_roles is 'Who holds roles:edit takes roles away.';
+comment on policy user_roles_delete on busymate_stats.user_roles is 'Who holds roles:edit unassigns what they hold.';
 
 -- The guards come after the built-in roles are in. A replica takes what its source has checked; the invalidation must
 -- fire there too, by row, for replication fires no statement triggers.
@@ -115,6 +115,8 @@ create function busymate_stats.guard_role_capabilities() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_role_capabilities_wrapper';
 create function busymate_stats.guard_user_roles() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_user_roles_wrapper';
+create function busymate_stats.guard_last_admin() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_last_admin_wrapper';
 create function busymate_stats.guard_truncate() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_truncate_wrapper';
 create function busymate_stats.grants_changed() returns trigger
@@ -122,8 +124,9 @@ create function busymate_stats.grants_changed() returns trigger
 create function busymate_stats.stamp_change() returns trigger
     language c as 'MODULE_PATHNAME', 'stamp_change_wrapper';
 comment on function busymate_stats.guard_roles() is 'Trigger: keeps the built-in roles as they are.';
-comment on function busymate_stats.guard_role_capabilities() is 'Trigger: nobody puts into a role what he does not hold.';
-comment on function busymate_stats.guard_user_roles() is 'Trigger: nobody assigns what he does not hold.';
+comment on function busymate_stats.guard_role_capabilities() is 'Trigger: nobody puts into a role, or takes out of it, what they do not hold.';
+comment on function busymate_stats.guard_user_roles() is 'Trigger: nobody assigns or unassigns what they do not hold.';
+comment on function busymate_stats.guard_last_admin() is 'Trigger: keeps the last assignment of *:* from everybody but the owner.';
 comment on function busymate_stats.guard_truncate() is 'Trigger: keeps the built-in roles from TRUNCATE.';
 comment on function busymate_stats.grants_changed() is 'Trigger: ends what sessions have cached.';
 comment on function busymate_stats.stamp_change() is 'Trigger: writes down who made a change, and when.';
@@ -138,8 +141,12 @@ create trigger guard_truncate before truncate on busymate_stats.role_capabilitie
     for each statement execute function busymate_stats.guard_truncate();
 create trigger changed after insert or update or delete on busymate_stats.role_capabilities
     for each row execute function busymate_stats.grants_changed();
-create trigger guard before insert or update on busymate_stats.user_roles
+create trigger guard before insert or update or delete on busymate_stats.user_roles
     for each row execute function busymate_stats.guard_user_roles();
+create trigger guard_last_admin after update or delete on busymate_stats.role_capabilities
+    for each row execute function busymate_stats.guard_last_admin();
+create trigger guard_last_admin after update or delete on busymate_stats.user_roles
+    for each row execute function busymate_stats.guard_last_admin();
 create trigger changed after insert or update or delete on busymate_stats.user_roles
     for each row execute function busymate_stats.grants_changed();
 create trigger changed_by_truncate after truncate on busymate_stats.user_roles

@@ -20,7 +20,9 @@ create table busymate_stats.attachment (
     connection_type name not null,
     last_seen name not null,
     online name,
-    implied boolean not null
+    implied boolean not null,
+    entries_owner oid not null,
+    devices_owner oid not null
 );
 comment on table busymate_stats.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
 comment on column busymate_stats.attachment.id is 'Always 1.';
@@ -37,7 +39,24 @@ comment on column busymate_stats.attachment.connection_type is 'Of devices: the 
 comment on column busymate_stats.attachment.last_seen is 'Of devices: the last sign of life; not read where online is given.';
 comment on column busymate_stats.attachment.online is 'Of devices: whether it is online.';
 comment on column busymate_stats.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
+comment on column busymate_stats.attachment.entries_owner is 'Who owned entries when they were attached.';
+comment on column busymate_stats.attachment.devices_owner is 'Who owned devices when they were attached.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
+
+-- The relations are read with their owner's rights. A restore gives them their owners first, whoever those are.
+create function busymate_stats.note_owners() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    new.entries_owner := (select c.relowner from pg_class c where c.oid = new.entries);
+    new.devices_owner := (select c.relowner from pg_class c where c.oid = new.devices);
+    return new;
+end
+$$;
+comment on function busymate_stats.note_owners() is 'Trigger: writes down who owns the relations that are attached.';
+create trigger note_owners before insert on busymate_stats.attachment
+    for each row execute function busymate_stats.note_owners();
 
 create function busymate_stats.create_fleet_tables() returns void
     language c

@@ -3,7 +3,9 @@
 use super::claims::{self, Claims};
 use super::grants::{Grant, Grants, lossy};
 use crate::pg::question::{Caller, DEPENDENCIES};
+use crate::pg::relation::lock_object;
 use crate::pg::scan::{Seen, find_relation, scan};
+use crate::pg::transaction::see_own_changes;
 use crate::pg::{identity, setting};
 use crate::settings;
 use pgrx::pg_sys;
@@ -170,4 +172,33 @@ pub fn is_builtin(role: &str) -> bool {
         scan(table, index, Some(role.as_bytes()), Seen::Latest, |row| builtin |= row.bool(3));
     }
     builtin
+}
+
+/// Whether anybody has `role`: before the running statement, or at this moment.
+pub fn is_assigned(role: &str) -> bool {
+    [Seen::Statement, Seen::Latest].into_iter().any(|seen| assigned_roles(seen).contains(role.as_bytes()))
+}
+
+/// Whether anybody has a role that grants everything, at this moment.
+pub fn is_anybody_assigned_everything() -> bool {
+    assigned_roles(Seen::Latest).iter().any(|role| Grants::new(grants_of(role)).hold("*", "*"))
+}
+
+fn assigned_roles(seen: Seen) -> BTreeSet<Vec<u8>> {
+    let mut roles = BTreeSet::new();
+    if let Some(table) = find_relation(SCHEMA, "user_roles") {
+        scan(table, None, None, seen, |row| {
+            roles.insert(row.text(2));
+        });
+    }
+    roles
+}
+
+/// Waits for whoever else has called this in a transaction that has not ended, so that what they did is seen from here
+/// on; so is what the running statement has done.
+pub fn serialize_assignments() {
+    if let Some(table) = find_relation(SCHEMA, "user_roles") {
+        lock_object(table);
+    }
+    see_own_changes();
 }

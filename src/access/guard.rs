@@ -1,13 +1,16 @@
 //! No way up: the triggers on the role tables.
 //!
-//! Policies say who may write at all (`roles:edit`). These say what: nobody puts into a role, or assigns, what he does
-//! not hold himself, and the built-in roles stay as they are. They judge by the latest committed grants, not by what
-//! the writer can see.
+//! Policies say who may write at all (`roles:edit`). These say what: nobody puts into a role or takes out of it, assigns
+//! or unassigns, what they do not hold themselves; the built-in roles stay as they are; and somebody keeps holding
+//! everything. They judge by the latest committed grants, not by what the writer can see.
 
-use super::caller::{caller_grants, is_builtin, role_grants};
+use super::caller::{
+    caller_grants, is_anybody_assigned_everything, is_assigned, is_builtin, role_grants,
+    serialize_assignments,
+};
 use super::grants::{Grant, Grants, lossy};
 use crate::error::UserError;
-use crate::pg::invalidation;
+use crate::pg::{identity, invalidation};
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, PgTriggerError};
@@ -46,6 +49,10 @@ fn guard_roles<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     {
         refuse_builtin(&text(&old, "name"));
     }
+    // Dropping a role takes it from everybody who has it.
+    if let (Some(old), None) = (trigger.old(), trigger.new()) {
+        require_held(&role_grants(&text(&old, "name")), "drop a role with");
+    }
     if let Some(new) = trigger.new()
         && is_marked_builtin(&new)
     {
@@ -65,24 +72,59 @@ fn guard_role_capabilities<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
             refuse_builtin(&role);
         }
     }
-    if let Some(new) = trigger.new() {
-        let wanted = Grant {
-            section: text(&new, "section").into(),
-            action: text(&new, "action").into(),
-            via_role: None,
-        };
-        require_held(&Grants::new(vec![wanted]), "put into a role");
+    for (row, deed) in [(trigger.old(), "take out of a role"), (trigger.new(), "put into a role")] {
+        if let Some(row) = row {
+            require_held(&Grants::new(vec![grant(&row)]), deed);
+        }
     }
     hand_on(trigger)
 }
 
-/// BEFORE INSERT or UPDATE on `user_roles`, by row.
+/// The capability that a row of `role_capabilities` grants.
+fn grant(row: &PgHeapTuple<'_, AllocatedByPostgres>) -> Grant {
+    Grant { section: text(row, "section").into(), action: text(row, "action").into(), via_role: None }
+}
+
+/// BEFORE INSERT, UPDATE or DELETE on `user_roles`, by row.
 #[pg_trigger]
 fn guard_user_roles<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
-    if let Some(new) = trigger.new() {
-        require_held(&role_grants(&text(&new, "role")), "assign");
+    for (row, deed) in [(trigger.old(), "unassign"), (trigger.new(), "assign")] {
+        if let Some(row) = row {
+            require_held(&role_grants(&text(&row, "role")), deed);
+        }
     }
     hand_on(trigger)
+}
+
+/// AFTER UPDATE or DELETE on `user_roles` and `role_capabilities`, by row: raises 42501 when it was the last assignment
+/// of a role with `*:*`. The tables' owner may remove it.
+///
+/// Two transactions that each remove what the other one leaves come here one after the other, and the second sees what
+/// the first has committed.
+#[pg_trigger]
+fn guard_last_admin<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
+    if identity::owns_relation(identity::outer_role(), trigger.relid()?) {
+        return Ok(None);
+    }
+    let Some(old) = trigger.old() else { return Ok(None) };
+    let role = text(&old, "role");
+    // Where one statement takes the capability out of the role and the role from its users, this is reached for the
+    // capability first or for the assignment first, and the other one is still there.
+    let was_assignment = if trigger.table_name()? == "user_roles" {
+        role_grants(&role).hold("*", "*")
+    } else {
+        Grants::new(vec![grant(&old)]).hold("*", "*") && is_assigned(&role)
+    };
+    if was_assignment {
+        serialize_assignments();
+        if !is_anybody_assigned_everything() {
+            forbidden("permission denied to remove the last assignment of capability \"*:*\"".into())
+                .detail("Nobody but the tables' owner could assign it again.")
+                .hint("Assign a role that holds it to somebody else first: SELECT busymate_stats.assign_role('<sub>', 'admin').")
+                .raise();
+        }
+    }
+    Ok(None)
 }
 
 /// Raises 42501 unless the caller holds all of `wanted`.
@@ -90,7 +132,7 @@ fn require_held(wanted: &Grants, deed: &str) {
     if let Some(lacking) = caller_grants().first_lacking(wanted) {
         let capability = format!("{}:{}", lossy(&lacking.section), lossy(&lacking.action));
         forbidden(format!("permission denied to {deed} capability \"{capability}\""))
-            .detail("Only what the caller holds can be handed on.")
+            .detail("Only what the caller holds can be handed on or taken away.")
             .hint("Ask somebody who holds it; SELECT * FROM busymate_stats.my_capabilities shows what you hold.")
             .raise();
     }
@@ -102,6 +144,18 @@ fn guard_truncate<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     forbidden(format!("cannot truncate \"{}\": it holds the built-in roles", trigger.table_name()?))
         .hint("Use DELETE … WHERE NOT builtin on busymate_stats.roles.")
         .raise()
+}
+
+/// BEFORE TRUNCATE on every other table of the extension: no policy stops it, so the privilege would be enough.
+#[pg_trigger]
+fn guard_truncate_owner<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
+    if !identity::owns_relation(identity::current_role(), trigger.relid()?) {
+        forbidden(format!("permission denied to truncate \"{}\"", trigger.table_name()?))
+            .detail("TRUNCATE is for the table's owner, whoever has been granted it.")
+            .hint("Use DELETE, which policies decide on.")
+            .raise();
+    }
+    Ok(None)
 }
 
 /// AFTER every change of a table that decides who may what, replicated ones too: what sessions have cached ends with the commit.

@@ -34,6 +34,7 @@ impl AttachRequest {
             last_seen: "last_seen_at".into(),
             online: None,
             implied: false,
+            owners: [pg_sys::InvalidOid; 2],
         }
     }
 }
@@ -70,6 +71,7 @@ fn attach(
         last_seen: given(last_seen, "last_seen").0,
         online: online.map(|name| name.0),
         implied: false,
+        owners: [pg_sys::InvalidOid; 2],
     });
 }
 

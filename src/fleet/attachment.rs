@@ -35,6 +35,8 @@ pub struct Attachment {
     pub online: Option<String>,
     /// Whether `create_fleet_tables()` made this attachment rather than the user.
     pub implied: bool,
+    /// Who owned entries and devices when they were attached; what is asked of `attach` has none.
+    pub owners: [pg_sys::Oid; 2],
 }
 
 impl Attachment {
@@ -69,6 +71,7 @@ pub fn read_in(schema: pg_sys::Oid, seen: Seen) -> Option<Option<Attachment>> {
             last_seen: name(12),
             online: row.name(13),
             implied: row.bool(14),
+            owners: [row.oid(15), row.oid(16)],
         });
     });
     Some(found)
@@ -83,14 +86,35 @@ pub fn raise_nothing_attached() -> ! {
         .raise()
 }
 
-/// Locks one of the attached relations; raises 42P01 when it has been dropped.
-pub fn lock_attached(relation: pg_sys::Oid, part: &str) -> LockedRelation {
-    lock(relation).unwrap_or_else(|| {
+/// Locks the attached entries; raises 42P01 when they have been dropped, and 55000 when they
+/// have another owner by now.
+pub fn lock_entries(fleet: &Attachment) -> LockedRelation {
+    lock_attached(fleet.entries, fleet.owners[0], "entries")
+}
+
+/// The same of the attached devices.
+pub fn lock_devices(fleet: &Attachment) -> LockedRelation {
+    lock_attached(fleet.devices, fleet.owners[1], "devices")
+}
+
+/// The relation is read with its owner's rights, so it must be the owner who has attached it.
+fn lock_attached(relation: pg_sys::Oid, owner: pg_sys::Oid, part: &str) -> LockedRelation {
+    let Some(locked) = lock(relation) else {
         UserError::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             format!("the attached relation of {part} no longer exists"),
         )
         .hint("Run SELECT busymate_stats.detach(), then attach the relation that took its place.")
         .raise()
-    })
+    };
+    if locked.owner != owner {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the attached relation of {part} has had another owner since it was attached"),
+        )
+        .detail("It is read with its owner's rights, and this owner has not attached it.")
+        .hint("Run SELECT busymate_stats.detach(), then attach it again as its owner.")
+        .raise()
+    }
+    locked
 }

@@ -24,7 +24,7 @@ use crate::pg::identity::as_owner;
 use crate::pg::scan::Seen;
 use crate::pg::setting;
 use crate::torture;
-use attachment::lock_attached;
+use attachment::{lock_devices, lock_entries};
 use figures::Figures;
 use pgrx::prelude::*;
 use roster::reader::Missing;
@@ -69,7 +69,7 @@ fn snapshot_and_way(as_of: Timestamp, asked: Way) -> (Value, Way) {
     let fleet = attachment::read(Seen::Statement).unwrap_or_else(|| attachment::raise_nothing_attached());
     // Each is locked before its owner is looked at, who cannot change under a lock; and devices not before entries were
     // read, which may take long where they are no table: DROP EXTENSION takes a trigger off devices.
-    let entries = lock_attached(fleet.entries, "entries");
+    let entries = lock_entries(&fleet);
     let mut figures = Figures { as_of, ..Figures::default() };
     let sealed = match asked {
         Way::Sealed => {
@@ -88,7 +88,7 @@ fn snapshot_and_way(as_of: Timestamp, asked: Way) -> (Value, Way) {
             None => as_owner(entries.owner, || oracle::read_entries(&fleet, &entries.name, &mut figures)),
         }
     });
-    let devices = lock_attached(fleet.devices, "devices");
+    let devices = lock_devices(&fleet);
     let counted = match asked {
         Way::Sealed => {
             let answer = roster::reader::read_devices(&fleet, &devices, &mut figures);

@@ -1,6 +1,6 @@
 //! Holding what the sealed window answers against the plain count.
 
-use super::attachment::{self, lock_attached};
+use super::attachment::{self, lock_entries};
 use super::capture;
 use super::clock::now_in_whole_milliseconds;
 use super::figures::Figures;
@@ -16,7 +16,7 @@ pub fn is_sealed() -> bool {
     let Some(fleet) = attachment::read(Seen::Statement) else {
         return false;
     };
-    let entries = lock_attached(fleet.entries, "entries");
+    let entries = lock_entries(&fleet);
     let mut figures = Figures { as_of: now_in_whole_milliseconds(), ..Figures::default() };
     reader::read_entries(&fleet, &entries, &mut figures).is_ok()
 }

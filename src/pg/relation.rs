@@ -88,6 +88,20 @@ pub fn lock_alone_now(relation: pg_sys::Oid) -> bool {
     lock_now(relation, pg_sys::ShareUpdateExclusiveLock)
 }
 
+/// Waits for the others that have called this for the same relation until their transactions end, and keeps them waiting
+/// until this one does. It is another lock than the relation's own: readers, writers and DDL do not notice it.
+pub fn lock_object(relation: pg_sys::Oid) {
+    // SAFETY: takes a lock in a transaction; the row of pg_class that it names need not exist.
+    unsafe {
+        pg_sys::LockDatabaseObject(
+            pg_sys::RelationRelationId,
+            relation,
+            0,
+            pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
+        );
+    }
+}
+
 /// Whether a statement of this session that has not ended may be changing a relation that is locked: somebody up the
 /// stack has it open, and the transaction may write into it.
 pub fn is_being_changed_here(relation: pg_sys::Oid) -> bool {

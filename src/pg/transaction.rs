@@ -128,6 +128,13 @@ pub fn attempt_within<R>(milliseconds: i32, work: impl FnOnce() -> R) -> Result<
     result
 }
 
+/// What the transaction has done so far is seen by the snapshots that it takes from here on: in an AFTER trigger, what the
+/// statement has changed.
+pub fn see_own_changes() {
+    // SAFETY: called in a transaction, outside of parallel mode: its caller has written.
+    unsafe { pg_sys::CommandCounterIncrement() };
+}
+
 static AT_COMMIT: AtomicBool = AtomicBool::new(false);
 static mut COMMITTED: fn() = || {};
 
