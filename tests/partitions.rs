@@ -262,6 +262,7 @@ fn a_foreign_partition_means_the_plain_query_until_it_goes() {
         "create extension postgres_fdw; create server nowhere foreign data wrapper postgres_fdw;
          drop table test.day3; alter table public.entries drop constraint entries_pkey, drop constraint entries_owner_slot_created_at_key,
              drop constraint entries_device_uuid_fkey, drop constraint entries_owner_batch_fkey;
+         drop trigger look_at_commit on public.entries;
          create foreign table test.day3 partition of public.entries for values from (test.day(3)) to (test.day(2)) server nowhere",
     );
     let plain = fleet.step("seal");

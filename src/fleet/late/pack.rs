@@ -461,10 +461,13 @@ mod tests {
         ]
     }
 
+    /// Table, hour, and how many rows.
+    type Hours = Vec<(u32, i64, i64)>;
+
     /// What a pack says: each row by itself, hours added up.
-    fn read(pack: &[u8]) -> Result<(Vec<String>, Vec<(u32, i64, i64)>), Malformed> {
+    fn read(pack: &[u8]) -> Result<(Vec<String>, Hours), Malformed> {
         let mut decoder = Decoder::new(pack);
-        let (mut rows, mut hours): (Vec<String>, Vec<(u32, i64, i64)>) = (Vec::new(), Vec::new());
+        let (mut rows, mut hours): (Vec<String>, Hours) = (Vec::new(), Vec::new());
         while let Some(change) = decoder.next()? {
             match change {
                 Change::Row(row) => {
@@ -478,7 +481,7 @@ mod tests {
         Ok((rows, added_up(hours)))
     }
 
-    fn added_up(mut hours: Vec<(u32, i64, i64)>) -> Vec<(u32, i64, i64)> {
+    fn added_up(mut hours: Hours) -> Hours {
         hours.sort_unstable();
         hours.dedup_by(|next, kept| {
             let same = (next.0, next.1) == (kept.0, kept.1);
