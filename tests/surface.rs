@@ -78,6 +78,7 @@ const MEMBER_NAMES: &[&str] = &[
     "table public.service_status",
     "type busymate_stats.\"*/*\"",
     "view busymate_stats.component_health",
+    "view busymate_stats.foreign_objects",
     "view busymate_stats.health",
     "view busymate_stats.my_capabilities",
 ];
@@ -212,8 +213,7 @@ const COLUMNS: &[&str] = &[
 ];
 
 /// Member tables that are the extension's own means.
-const INTERNAL_TABLES: &str =
-    "attachment|capture|component_checks|feed_health|late_changes|publications|roster_\\w+|seal_\\w+";
+const INTERNAL_TABLES: &str = "attachment|capture|component_checks|feed_health|foreign_objects|late_changes|publications|roster_\\w+|seal_\\w+";
 
 #[test]
 fn columns_are_as_released() {
