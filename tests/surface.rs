@@ -23,6 +23,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.grant_api(name)",
     "function busymate_stats.grant_capability(text,text)",
     "function busymate_stats.grants_changed()",
+    "function busymate_stats.guard_component_count()",
     "function busymate_stats.guard_components()",
     "function busymate_stats.guard_last_admin()",
     "function busymate_stats.guard_role_capabilities()",

@@ -50,6 +50,7 @@ create view busymate_stats.foreign_objects with (security_invoker = true) as
                     ('user_roles', 'guard', 'guard_user_roles'), ('user_roles', 'guard_last_admin', 'guard_last_admin'),
                     ('user_roles', 'changed', 'grants_changed'), ('user_roles', 'stamp', 'stamp_change'),
                     ('revoked_tokens', 'changed', 'grants_changed'), ('components', 'guard', 'guard_components'),
+                    ('components', 'guard_component_count', 'guard_component_count'),
                     ('attachment', 'note_owners', 'note_owners')))
        and not (author.rolsuper
                 and not exists (select from aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) held
