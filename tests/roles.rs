@@ -241,7 +241,7 @@ fn the_last_assignment_of_everything_stays() {
 fn two_who_remove_each_others_last_assignment() {
     let (database, mut client) = scene("last_two");
     for isolation in ["read committed", "repeatable read"] {
-        let mut session = |sub: &str| {
+        let session = |sub: &str| {
             let mut session = shared().connect_as("authenticator", &database);
             sign_in(&mut session, "authenticated", &claims(sub));
             session.batch_execute(&format!("begin isolation level {isolation}")).unwrap();
