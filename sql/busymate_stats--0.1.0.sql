@@ -589,6 +589,9 @@ create function busymate_stats.note_empty_partitions() returns event_trigger
     set search_path = pg_catalog, pg_temp
     as $$
 begin
+    -- Loads the library, which looks at what others have put on a table before it lets this be written with the owner's
+    -- rights.
+    perform busymate_stats.version();
     -- Partitions that this command has brought, and that hold no row: they are locked by it, so nobody is waited for.
     if exists (select from busymate_stats.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p') then
         insert into busymate_stats.seal_partitions
@@ -1014,6 +1017,89 @@ create function busymate_stats.require_matching_version() returns void
 comment on function busymate_stats.require_matching_version() is
     'Raises an error where the library and the extension differ in version.';
 
+-- What others have put on the extension's tables. A statement that writes into such a table runs it: a trigger with the
+-- rights of whoever writes, a foreign key with a right to refuse. The library asks before it writes; see docs/security.md.
+
+create view busymate_stats.foreign_objects with (security_invoker = true) as
+    with member as not materialized (
+        select d.classid, d.objid
+          from pg_depend d
+          join pg_extension e on d.refclassid = 'pg_extension'::regclass and e.oid = d.refobjid
+         where d.deptype = 'e' and e.extname = 'busymate_stats'
+    ),
+    own as not materialized (
+        select c.oid as relation, c.relname, c.relowner
+          from pg_class c
+         where c.relkind = 'r'
+           and exists (select from member m where m.classid = 'pg_class'::regclass and m.objid = c.oid)
+    )
+    -- Who owns a table puts on it what they like.
+    select own.relation::regclass as relation,
+           format('%s, which role %I owns and no superuser', pg_describe_object('pg_class'::regclass, own.relation, 0),
+                  o.rolname) as object
+      from own join pg_roles o on o.oid = own.relowner
+     where not o.rolsuper
+    union all
+    -- A foreign key from a table of another's, whatever it does to the rows there; from a superuser's, one that acts.
+    select distinct own.relation::regclass, pg_describe_object('pg_constraint'::regclass, k.oid, 0)
+      from own
+      join pg_constraint k on k.contype = 'f' and own.relation in (k.conrelid, k.confrelid)
+     where exists (
+         select from pg_class c join pg_roles o on o.oid = c.relowner
+          where c.oid in (k.conrelid, k.confrelid)
+            and not exists (select from member m where m.classid = 'pg_class'::regclass and m.objid = c.oid)
+            and (not o.rolsuper or k.confdeltype not in ('a', 'r') or k.confupdtype not in ('a', 'r')))
+    union all
+    -- A trigger that is not the extension's. One of a superuser's can stay whose function nobody else may execute: then
+    -- nobody else has made it.
+    select own.relation::regclass, pg_describe_object('pg_trigger'::regclass, t.oid, 0)
+      from own
+      join pg_trigger t on t.tgrelid = own.relation
+      join pg_proc f on f.oid = t.tgfoid
+      join pg_roles author on author.oid = f.proowner
+      -- Not those of foreign keys; those that are switched off, or for TRUNCATE alone, run in no statement that writes.
+     where not t.tgisinternal and t.tgenabled <> 'D' and t.tgtype & 28 <> 0
+       and not (t.tgqual is null and t.tgnargs = 0 and f.pronamespace = 'busymate_stats'::regnamespace
+                and exists (select from member m where m.classid = 'pg_proc'::regclass and m.objid = f.oid)
+                and (own.relname::text, t.tgname::text, f.proname::text) in (
+                    ('roles', 'guard', 'guard_roles'), ('roles', 'stamp', 'stamp_change'),
+                    ('role_capabilities', 'guard', 'guard_role_capabilities'),
+                    ('role_capabilities', 'guard_last_admin', 'guard_last_admin'),
+                    ('role_capabilities', 'changed', 'grants_changed'), ('role_capabilities', 'stamp', 'stamp_change'),
+                    ('user_roles', 'guard', 'guard_user_roles'), ('user_roles', 'guard_last_admin', 'guard_last_admin'),
+                    ('user_roles', 'changed', 'grants_changed'), ('user_roles', 'stamp', 'stamp_change'),
+                    ('revoked_tokens', 'changed', 'grants_changed'), ('components', 'guard', 'guard_components'),
+                    ('components', 'guard_component_count', 'guard_component_count'),
+                    ('attachment', 'note_owners', 'note_owners')))
+       and not (author.rolsuper
+                and not exists (select from aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) held
+                                  left join pg_roles r on r.oid = held.grantee
+                                 where held.privilege_type = 'EXECUTE' and not coalesce(r.rolsuper, false)))
+    union all
+    select own.relation::regclass, pg_describe_object('pg_rewrite'::regclass, r.oid, 0)
+      from own join pg_rewrite r on r.ev_class = own.relation
+    union all
+    -- A default, a constraint, an index or a column's type that comes to a function, an operator or a type which is
+    -- neither PostgreSQL's, of which pg_depend has no row, nor the extension's.
+    select distinct own.relation::regclass, pg_describe_object(part.classid, part.objid, d.objsubid)
+      from own
+     cross join lateral (
+               select 'pg_attrdef'::regclass, a.oid from pg_attrdef a where a.adrelid = own.relation
+               union all
+               select 'pg_constraint'::regclass, k.oid from pg_constraint k where k.conrelid = own.relation
+               union all
+               select 'pg_class'::regclass, i.indexrelid from pg_index i where i.indrelid = own.relation
+               union all
+               select 'pg_class'::regclass, own.relation) part (classid, objid)
+      join pg_depend d on d.classid = part.classid and d.objid = part.objid
+                      and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass,
+                                           'pg_opclass'::regclass)
+     where not exists (select from member m where m.classid = d.refclassid and m.objid = d.refobjid);
+comment on view busymate_stats.foreign_objects is
+    'What others have put on the extension''s tables: while it is there, neither the worker nor anybody with the owner''s rights writes into the table.';
+comment on column busymate_stats.foreign_objects.relation is 'The table.';
+comment on column busymate_stats.foreign_objects.object is 'What stands on it.';
+
 -- The infrastructure: what is watched, what was found, and who may say so.
 
 create table busymate_stats.components (
@@ -1040,7 +1126,7 @@ comment on column busymate_stats.components.timeout is 'How long the probe may t
 comment on column busymate_stats.components.unit is
     'The systemd unit, such as nginx.service; without a type it is a service.';
 comment on column busymate_stats.components.critical is 'Whether the whole is down when this component is unhealthy.';
-comment on column busymate_stats.components.enabled is 'Whether it is watched, and shown.';
+comment on column busymate_stats.components.enabled is 'Whether it is watched, and shown: 200 at most.';
 comment on column busymate_stats.components.position is 'Where it stands in the snapshot: by position, then key.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.components', '');
 
@@ -1049,6 +1135,12 @@ create function busymate_stats.guard_components() returns trigger
 comment on function busymate_stats.guard_components() is 'Trigger: refuses what could not be watched, and names the column.';
 create trigger guard before insert or update on busymate_stats.components
     for each row execute function busymate_stats.guard_components();
+
+create function busymate_stats.guard_component_count() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_component_count_wrapper';
+comment on function busymate_stats.guard_component_count() is 'Trigger: keeps the number of components that are watched.';
+create trigger guard_component_count after insert or update on busymate_stats.components
+    for each statement execute function busymate_stats.guard_component_count();
 
 alter table busymate_stats.components enable row level security;
 create policy components_view on busymate_stats.components for select
@@ -1177,7 +1269,32 @@ create view busymate_stats.health with (security_barrier = true) as
                                     and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished,
                (select pg_catalog.jsonb_agg(pg_catalog.format('%s. %s', need.problem, need.remedy))
                   from busymate_stats.realtime_needs need
-                 where exists (select from busymate_stats.publications)) as needs
+                 where exists (select from busymate_stats.publications)) as needs,
+               -- Views that read a feed, or a view of it, with their owner's rights, or keep a copy.
+               (with recursive reader as (
+                    select r.ev_class as oid
+                      from pg_catalog.pg_depend d
+                      join pg_catalog.pg_rewrite r
+                        on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and r.oid = d.objid
+                     where d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                       and d.refobjid in ('public.service_stats'::pg_catalog.regclass,
+                                          'public.service_status'::pg_catalog.regclass)
+                    union
+                    select r.ev_class
+                      from reader
+                      join pg_catalog.pg_depend d
+                        on d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.refobjid = reader.oid
+                      join pg_catalog.pg_rewrite r
+                        on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and r.oid = d.objid)
+                select coalesce(pg_catalog.jsonb_agg(c.oid::pg_catalog.regclass::text order by c.oid::pg_catalog.regclass::text), '[]')
+                  from reader
+                  join pg_catalog.pg_class c on c.oid = reader.oid
+                 where c.relkind in ('v', 'm')
+                   and not exists (select from pg_catalog.pg_options_to_table(c.reloptions) o
+                                    where o.option_name = 'security_invoker' and o.option_value::boolean)
+                   and not exists (select from pg_catalog.pg_depend d
+                                    where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
+                                      and d.deptype = 'e')) as disclosing
     )
     select 'stats'::text as feed,
            kept.last_refresh,
@@ -1198,8 +1315,21 @@ create view busymate_stats.health with (security_barrier = true) as
                'library_version', launcher.state -> 'library_version',
                'extension_version', facts.extension,
                'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
+               'foreign_objects', (select coalesce(pg_catalog.jsonb_agg(distinct foreign_object.object), '[]')
+                                     from busymate_stats.foreign_objects foreign_object),
+               -- Functions beside the API's: where the arguments of a call fit both, PostgreSQL and PostgREST take neither.
+               'overloads', (select coalesce(pg_catalog.jsonb_agg(other.oid::pg_catalog.regprocedure::text
+                                                                  order by other.oid::pg_catalog.regprocedure::text), '[]')
+                               from pg_catalog.pg_proc other
+                              where other.pronamespace = 'public'::pg_catalog.regnamespace
+                                and other.proname in ('get_stats', 'has_capability', 'mcp', 'report_status')
+                                and not exists (
+                                    select from pg_catalog.pg_depend d
+                                     where d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = other.oid
+                                       and d.deptype = 'e')),
+               'disclosing_views', facts.disclosing,
                'publications_incomplete', coalesce(facts.unpublished, '[]'),
-               'realtime_needs', coalesce(facts.needs, '[]')
+                'realtime_needs', coalesce(facts.needs, '[]')
            ) as detail
       from launcher
      cross join facts

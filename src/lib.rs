@@ -14,6 +14,7 @@ mod access;
 mod error;
 mod feed;
 mod fleet;
+mod foreign_objects;
 mod mcp;
 mod pg;
 mod settings;
@@ -29,6 +30,7 @@ extern "C-unwind" fn _PG_init() {
     settings::register();
     torture::register();
     access::register();
+    foreign_objects::register();
     fleet::register();
     worker::register();
     pg::setting::reserve_prefix(c"busymate_stats");

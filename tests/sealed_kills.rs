@@ -31,6 +31,7 @@ const GATES: &str = "
         end if;
         return null;
     end $$;
+    revoke execute on function test.wait_at_gate() from public;
     create trigger gate after insert on busymate_stats.capture execute function test.wait_at_gate();
     create trigger gate after insert on busymate_stats.seal_look execute function test.wait_at_gate();
     create trigger gate after insert on busymate_stats.seal_keys execute function test.wait_at_gate();

@@ -6,7 +6,9 @@ mod harness;
 use harness::catalog::list;
 use harness::status::{component, snapshot, watch_url};
 use harness::worker::EVERY_SECOND;
-use harness::{Cluster, SUPABASE_DEFAULT_PRIVILEGES, SUPABASE_ROLES, eventually, refusal, shared, value};
+use harness::{
+    Cluster, Refusal, SUPABASE_DEFAULT_PRIVILEGES, SUPABASE_ROLES, eventually, refusal, shared, value,
+};
 use postgres::Client;
 use std::sync::OnceLock;
 
@@ -175,4 +177,286 @@ fn a_poisoned_row_ends_no_worker() {
         });
         component(&snapshot(&mut client), &key);
     }
+}
+
+/// A trigger function of the login's own that makes it a superuser, where it runs with the rights for that, and hides it.
+fn ladder(app: &mut Client, login: &str) {
+    app.batch_execute(&format!(
+        "create function {login}.climb() returns trigger language plpgsql as $f$
+             begin
+                 begin execute 'alter role {login} superuser'; exception when others then null; end;
+                 return coalesce(new, old);
+             end $f$"
+    ))
+    .unwrap();
+}
+
+#[track_caller]
+fn assert_nobody_climbed(client: &mut Client, login: &str) {
+    let query = format!("select rolsuper from pg_roles where rolname = '{login}'");
+    assert!(!value::<bool>(client, &query), "{login} is a superuser");
+}
+
+fn last_error(client: &mut Client, feed: &str) -> String {
+    value(
+        client,
+        &format!(
+            "select coalesce((select last_error from busymate_stats.health where feed = '{feed}'), 'none')"
+        ),
+    )
+}
+
+fn refusal_or_done(client: &mut Client, statement: &str) -> Option<Refusal> {
+    client.batch_execute(statement).err().map(|error| harness::refusal_of(&error))
+}
+
+/// Awaits that a feed's error, or its end, is in `health`.
+#[track_caller]
+fn told(client: &mut Client, login: &str, feed: &str, text: &str) {
+    eventually(&format!("{feed}: {text}"), || {
+        assert_nobody_climbed(client, login);
+        last_error(client, feed).contains(text).then_some(())
+    });
+    assert_nobody_climbed(client, login);
+}
+
+/// Attack 1: a trigger of an ordinary role's on a table that the worker writes into.
+#[test]
+fn the_worker_runs_no_trigger_of_others() {
+    let (login, mut client, mut app) = scene_in(cluster(), "trigger");
+    ladder(&mut app, &login);
+    for (feed, table) in [("status", "public.service_status"), ("stats", "public.service_stats")] {
+        told(&mut client, &login, feed, "none");
+        app.batch_execute(&format!(
+            "create trigger climb before insert or update on {table} for each row execute function {login}.climb()"
+        ))
+        .unwrap();
+        told(&mut client, &login, feed, "55000");
+        let error = last_error(&mut client, feed);
+        assert!(error.contains(&format!("trigger climb on table {table}")), "{error}");
+        let shown =
+            "select (detail -> 'foreign_objects')::text from busymate_stats.health where feed = 'stats'";
+        assert!(value::<String>(&mut client, shown).contains("trigger climb on table"));
+        client.batch_execute(&format!("drop trigger climb on {table}")).unwrap();
+        told(&mut client, &login, feed, "none");
+    }
+}
+
+/// Attack 1 on every table, and every way in which something of the extension's writes with an owner's rights.
+#[test]
+fn nothing_of_the_extensions_runs_a_trigger_of_others() {
+    let (login, mut client, mut app) = scene_in(cluster(), "triggers");
+    ladder(&mut app, &login);
+    client
+        .batch_execute(
+            "select busymate_stats.assign_role('boss', 'admin'), busymate_stats.refresh_stats();
+             insert into busymate_stats.roles (name) values ('extra');
+             select busymate_stats.grant_capability('extra', 'stats:view')",
+        )
+        .unwrap();
+    let tables = list(
+        &mut client,
+        "select c.oid::regclass from pg_class c join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid
+          where d.deptype = 'e' and d.refobjid = (select oid from pg_extension where extname = 'busymate_stats')
+            and c.relkind = 'r'",
+    );
+    for table in &tables {
+        app.batch_execute(&format!(
+            "create trigger climb before insert or update or delete on {table} for each row execute function {login}.climb()"
+        ))
+        .unwrap();
+    }
+    let known: i64 =
+        value(&mut client, "select count(distinct relation) from busymate_stats.foreign_objects");
+    assert_eq!(known, tables.len() as i64);
+    // The library is loaded before the first statement, as where it is preloaded.
+    for way in [
+        "select busymate_stats.refresh_stats()",
+        "select busymate_stats.refresh_status()",
+        "select busymate_stats.detach()",
+        "select busymate_stats.assign_role('x', 'viewer')",
+        "select busymate_stats.unassign_role('boss', 'admin')",
+        "select busymate_stats.revoke_capability('extra', 'stats:view')",
+        "insert into busymate_stats.components (key, label) values ('k', 'K')",
+        "insert into busymate_stats.revoked_tokens (jti) values ('t')",
+        "delete from busymate_stats.revoked_tokens",
+        "insert into busymate_stats.publications values ('p')",
+        "update public.service_stats set updated_at = updated_at",
+    ] {
+        let refused = refusal(&mut client, way);
+        assert_eq!(refused.code, "55000", "{way}: {refused:?}");
+        assert!(refused.message.contains("trigger climb on table"), "{way}: {refused:?}");
+        assert!(refused.hint.contains("Drop it"), "{refused:?}");
+        assert_nobody_climbed(&mut client, &login);
+    }
+    // A tick of every job passes: another database of the cluster is refreshed.
+    let (_, mut witness) = harness::worker::fleet_in(cluster(), "witness");
+    harness::worker::refreshes(&mut witness, 5);
+    assert_nobody_climbed(&mut client, &login);
+    for table in &tables {
+        client.batch_execute(&format!("drop trigger climb on {table}")).unwrap();
+    }
+    told(&mut client, &login, "stats", "none");
+    told(&mut client, &login, "seal", "none");
+}
+
+/// Attack 1 by way of DDL: an event trigger writes down what partitions come, with its owner's rights.
+#[test]
+fn the_event_trigger_runs_no_trigger_of_others() {
+    let (login, mut client, mut app) = scene("ddl");
+    ladder(&mut app, &login);
+    app.batch_execute(&format!(
+        "create table {login}.log (like public.entries) partition by range (created_at);
+         create table {login}.devices (like public.devices including all);
+         alter table {login}.log alter created_at set not null;
+         create index on {login}.log (created_at);"
+    ))
+    .unwrap();
+    client
+        .batch_execute(&format!(
+            "select busymate_stats.detach(); select busymate_stats.attach('{login}.log', '{login}.devices')"
+        ))
+        .unwrap();
+    let add = |app: &mut Client, day: u32| {
+        app.batch_execute(&format!(
+            "create table {login}.day{day} partition of {login}.log
+                 for values from ('2020-01-0{day}') to ('2020-01-0{}')",
+            day + 1
+        ))
+        .unwrap();
+    };
+    let noted = "select count(*) from busymate_stats.seal_partitions";
+    add(&mut app, 1);
+    assert_eq!(value::<i64>(&mut client, noted), 1);
+    app.batch_execute(&format!(
+        "create trigger climb before insert on busymate_stats.seal_partitions for each row execute function {login}.climb()"
+    ))
+    .unwrap();
+    add(&mut app, 2);
+    assert_nobody_climbed(&mut client, &login);
+    assert_eq!(value::<i64>(&mut client, noted), 1);
+}
+
+/// Attack 2: the owner of the database, and so of schema public, puts a table of their own in the feed's place; or the
+/// feed itself is theirs.
+#[test]
+fn the_worker_writes_into_no_table_of_others() {
+    let (login, mut client, mut app) = scene_in(cluster(), "schema");
+    ladder(&mut app, &login);
+    told(&mut client, &login, "status", "none");
+    client.batch_execute(&format!("alter table public.service_status owner to {login}")).unwrap();
+    told(&mut client, &login, "status", &format!("role {login} owns"));
+    client
+        .batch_execute(&format!(
+            "alter table public.service_status owner to postgres; alter database {login} owner to {login}"
+        ))
+        .unwrap();
+    told(&mut client, &login, "status", "none");
+    app.batch_execute("begin; alter schema public rename to moved; create schema public").unwrap();
+    for feed in ["service_status", "service_stats"] {
+        app.batch_execute(&format!(
+            "create table public.{feed} (id int primary key, snapshot jsonb, updated_at timestamptz);
+             create trigger climb before insert or update on public.{feed} for each row execute function {login}.climb()"
+        ))
+        .unwrap();
+    }
+    app.batch_execute("commit").unwrap();
+    for feed in ["status", "stats"] {
+        told(&mut client, &login, feed, "is not the extension's");
+    }
+    assert_eq!(value::<i64>(&mut client, "select count(*) from public.service_status"), 0);
+    app.batch_execute("drop schema public cascade; alter schema moved rename to public").unwrap();
+    for feed in ["status", "stats"] {
+        told(&mut client, &login, feed, "none");
+    }
+}
+
+/// Attack 3: a foreign key to a table that the worker deletes from; what it cascades to fires at the worker's commit.
+#[test]
+fn the_worker_deletes_nothing_that_others_refer_to() {
+    let (login, mut client, mut app) = scene_in(cluster(), "reference");
+    ladder(&mut app, &login);
+    client
+        .batch_execute(
+            "insert into busymate_stats.revoked_tokens (jti, expires_at) values ('t', now() + interval '2 seconds')",
+        )
+        .unwrap();
+    app.batch_execute(&format!(
+        "create table {login}.child (jti text collate \"C\" primary key
+             references busymate_stats.revoked_tokens on delete cascade);
+         create constraint trigger climb after delete on {login}.child deferrable initially deferred
+             for each row execute function {login}.climb()"
+    ))
+    .unwrap();
+    // Nor does it tell what is there: the row that it refers to is not looked up for others.
+    let refused = refusal_or_done(&mut app, &format!("insert into {login}.child values ('t')"));
+    told(&mut client, &login, "stats", "constraint child_jti_fkey");
+    assert_eq!(refused.map(|refused| refused.code).as_deref(), Some("55000"));
+    client.batch_execute(&format!("drop table {login}.child")).unwrap();
+    told(&mut client, &login, "stats", "none");
+    eventually("the token is cleared", || {
+        (value::<i64>(&mut client, "select count(*) from busymate_stats.revoked_tokens") == 0).then_some(())
+    });
+}
+
+/// What a superuser has put there, and nobody else can have, works on: a row of an audit, a NOTIFY.
+#[test]
+fn an_administrators_own_trigger_works() {
+    let (login, mut client, _) = scene_in(cluster(), "audit");
+    client
+        .batch_execute(
+            "create table public.audit (at timestamptz);
+             create function public.audit_status() returns trigger language plpgsql as
+                 'begin insert into public.audit values (new.updated_at); return null; end';
+             create trigger audit after insert or update on public.service_status
+                 for each row execute function public.audit_status()",
+        )
+        .unwrap();
+    told(&mut client, &login, "status", "trigger audit on table public.service_status");
+    client
+        .batch_execute(
+            "revoke execute on function public.audit_status() from public, anon, authenticated, service_role",
+        )
+        .unwrap();
+    told(&mut client, &login, "status", "none");
+    eventually("the trigger runs", || {
+        (value::<i64>(&mut client, "select count(*) from public.audit") > 1).then_some(())
+    });
+}
+
+/// Attack 8: a view of the feed's, made by a superuser, that reads past the policy; and one that reads such a view.
+#[test]
+fn views_that_disclose_a_feed_are_named() {
+    let (_, mut client, _) = scene("views");
+    let disclosing =
+        "select (detail -> 'disclosing_views')::text from busymate_stats.health where feed = 'stats'";
+    assert_eq!(value::<String>(&mut client, disclosing), "[]");
+    client
+        .batch_execute(
+            "create view public.asks with (security_invoker = true) as select * from public.service_stats;
+             create view public.owns as select snapshot from public.service_stats;
+             create view public.owns_more as select * from public.asks;
+             create view public.asks_more with (security_invoker = on) as select * from public.owns;
+             create materialized view public.keeps as select * from public.service_status",
+        )
+        .unwrap();
+    assert_eq!(value::<String>(&mut client, disclosing), r#"["keeps", "owns", "owns_more"]"#);
+    client.batch_execute("drop view public.owns cascade; drop materialized view public.keeps").unwrap();
+    client.batch_execute("alter view public.owns_more set (security_invoker = true)").unwrap();
+    assert_eq!(value::<String>(&mut client, disclosing), "[]");
+}
+
+/// Attack 9: a function of the API's name with a default makes every call ambiguous.
+#[test]
+fn overloads_of_the_api_are_named() {
+    let (_, mut client, mut app) = scene("overloads");
+    let overloads = "select (detail -> 'overloads')::text from busymate_stats.health where feed = 'stats'";
+    assert_eq!(value::<String>(&mut client, overloads), "[]");
+    client.batch_execute("grant create on schema public to public").unwrap();
+    app.batch_execute(
+        "create function public.get_stats(n int default 1) returns int language sql as 'select 1'",
+    )
+    .unwrap();
+    assert_eq!(refusal(&mut client, "select public.get_stats()").code, "42725");
+    assert_eq!(value::<String>(&mut client, overloads), r#"["get_stats(integer)"]"#);
 }

@@ -218,3 +218,36 @@ fn a_function_that_is_there_already_is_named() {
         "{refused:?}"
     );
 }
+
+/// Attack: thousands of components with a silent peer, each of which has a thread while it is asked.
+#[test]
+fn no_more_than_two_hundred_are_watched() {
+    let (_, mut client) = harness::installed("many_components");
+    let add = |first: u32, last: u32, enabled: bool| {
+        format!(
+            "insert into busymate_stats.components (key, label, unit, enabled)
+             select 'c' || n, 'C', 'a.service', {enabled} from generate_series({first}, {last}) n"
+        )
+    };
+    client.batch_execute(&add(1, 200, true)).unwrap();
+    client.batch_execute(&add(201, 2000, false)).unwrap();
+    for more in
+        [&*add(3000, 3000, true), "update busymate_stats.components set enabled = true where key = 'c201'"]
+    {
+        let refused = harness::refusal(&mut client, more);
+        assert_eq!(refused.code, "54000", "{more}");
+        assert!(refused.hint.contains("enabled = false"), "{refused:?}");
+    }
+    client
+        .batch_execute(
+            "alter table busymate_stats.components disable trigger guard_component_count;
+             update busymate_stats.components set enabled = true;
+             select busymate_stats.refresh_status()",
+        )
+        .unwrap();
+    let shown: i64 = harness::value(
+        &mut client,
+        "select jsonb_array_length(snapshot -> 'components')::int8 from public.service_status",
+    );
+    assert_eq!(shown, 200);
+}

@@ -24,6 +24,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.grant_api(name)",
     "function busymate_stats.grant_capability(text,text)",
     "function busymate_stats.grants_changed()",
+    "function busymate_stats.guard_component_count()",
     "function busymate_stats.guard_components()",
     "function busymate_stats.guard_last_admin()",
     "function busymate_stats.guard_role_capabilities()",
@@ -80,6 +81,7 @@ const MEMBER_NAMES: &[&str] = &[
     "table public.service_status",
     "type busymate_stats.\"*/*\"",
     "view busymate_stats.component_health",
+    "view busymate_stats.foreign_objects",
     "view busymate_stats.health",
     "view busymate_stats.my_capabilities",
     "view busymate_stats.realtime_needs",
@@ -217,7 +219,7 @@ const COLUMNS: &[&str] = &[
 ];
 
 /// Member tables that are the extension's own means.
-const INTERNAL_TABLES: &str = "attachment|capture|component_checks|feed_health|late_changes|publications|realtime_needs|roster_\\w+|seal_\\w+";
+const INTERNAL_TABLES: &str = "attachment|capture|component_checks|feed_health|foreign_objects|late_changes|publications|realtime_needs|roster_\\w+|seal_\\w+";
 
 #[test]
 fn columns_are_as_released() {

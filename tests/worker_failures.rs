@@ -163,6 +163,8 @@ fn settings_of_a_database_do_not_stop_it() {
         ("default_transaction_isolation", "serializable"),
         ("search_path", "odd"),
         ("role", "odd_role"),
+        ("session_authorization", "odd_role"),
+        ("exit_on_error", "on"),
         ("statement_timeout", "1ms"),
         ("lock_timeout", "1ms"),
         ("idle_in_transaction_session_timeout", "1ms"),

@@ -120,6 +120,9 @@ create function busymate_stats.note_empty_partitions() returns event_trigger
     set search_path = pg_catalog, pg_temp
     as $$
 begin
+    -- Loads the library, which looks at what others have put on a table before it lets this be written with the owner's
+    -- rights.
+    perform busymate_stats.version();
     -- Partitions that this command has brought, and that hold no row: they are locked by it, so nobody is waited for.
     if exists (select from busymate_stats.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p') then
         insert into busymate_stats.seal_partitions

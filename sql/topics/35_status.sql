@@ -24,7 +24,7 @@ comment on column busymate_stats.components.timeout is 'How long the probe may t
 comment on column busymate_stats.components.unit is
     'The systemd unit, such as nginx.service; without a type it is a service.';
 comment on column busymate_stats.components.critical is 'Whether the whole is down when this component is unhealthy.';
-comment on column busymate_stats.components.enabled is 'Whether it is watched, and shown.';
+comment on column busymate_stats.components.enabled is 'Whether it is watched, and shown: 200 at most.';
 comment on column busymate_stats.components.position is 'Where it stands in the snapshot: by position, then key.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.components', '');
 
@@ -33,6 +33,12 @@ create function busymate_stats.guard_components() returns trigger
 comment on function busymate_stats.guard_components() is 'Trigger: refuses what could not be watched, and names the column.';
 create trigger guard before insert or update on busymate_stats.components
     for each row execute function busymate_stats.guard_components();
+
+create function busymate_stats.guard_component_count() returns trigger
+    language c as 'MODULE_PATHNAME', 'guard_component_count_wrapper';
+comment on function busymate_stats.guard_component_count() is 'Trigger: keeps the number of components that are watched.';
+create trigger guard_component_count after insert or update on busymate_stats.components
+    for each statement execute function busymate_stats.guard_component_count();
 
 alter table busymate_stats.components enable row level security;
 create policy components_view on busymate_stats.components for select

@@ -73,7 +73,32 @@ create view busymate_stats.health with (security_barrier = true) as
                                     and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished,
                (select pg_catalog.jsonb_agg(pg_catalog.format('%s. %s', need.problem, need.remedy))
                   from busymate_stats.realtime_needs need
-                 where exists (select from busymate_stats.publications)) as needs
+                 where exists (select from busymate_stats.publications)) as needs,
+               -- Views that read a feed, or a view of it, with their owner's rights, or keep a copy.
+               (with recursive reader as (
+                    select r.ev_class as oid
+                      from pg_catalog.pg_depend d
+                      join pg_catalog.pg_rewrite r
+                        on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and r.oid = d.objid
+                     where d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                       and d.refobjid in ('public.service_stats'::pg_catalog.regclass,
+                                          'public.service_status'::pg_catalog.regclass)
+                    union
+                    select r.ev_class
+                      from reader
+                      join pg_catalog.pg_depend d
+                        on d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.refobjid = reader.oid
+                      join pg_catalog.pg_rewrite r
+                        on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and r.oid = d.objid)
+                select coalesce(pg_catalog.jsonb_agg(c.oid::pg_catalog.regclass::text order by c.oid::pg_catalog.regclass::text), '[]')
+                  from reader
+                  join pg_catalog.pg_class c on c.oid = reader.oid
+                 where c.relkind in ('v', 'm')
+                   and not exists (select from pg_catalog.pg_options_to_table(c.reloptions) o
+                                    where o.option_name = 'security_invoker' and o.option_value::boolean)
+                   and not exists (select from pg_catalog.pg_depend d
+                                    where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
+                                      and d.deptype = 'e')) as disclosing
     )
     select 'stats'::text as feed,
            kept.last_refresh,
@@ -94,8 +119,21 @@ create view busymate_stats.health with (security_barrier = true) as
                'library_version', launcher.state -> 'library_version',
                'extension_version', facts.extension,
                'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
+               'foreign_objects', (select coalesce(pg_catalog.jsonb_agg(distinct foreign_object.object), '[]')
+                                     from busymate_stats.foreign_objects foreign_object),
+               -- Functions beside the API's: where the arguments of a call fit both, PostgreSQL and PostgREST take neither.
+               'overloads', (select coalesce(pg_catalog.jsonb_agg(other.oid::pg_catalog.regprocedure::text
+                                                                  order by other.oid::pg_catalog.regprocedure::text), '[]')
+                               from pg_catalog.pg_proc other
+                              where other.pronamespace = 'public'::pg_catalog.regnamespace
+                                and other.proname in ('get_stats', 'has_capability', 'mcp', 'report_status')
+                                and not exists (
+                                    select from pg_catalog.pg_depend d
+                                     where d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = other.oid
+                                       and d.deptype = 'e')),
+               'disclosing_views', facts.disclosing,
                'publications_incomplete', coalesce(facts.unpublished, '[]'),
-               'realtime_needs', coalesce(facts.needs, '[]')
+                'realtime_needs', coalesce(facts.needs, '[]')
            ) as detail
       from launcher
      cross join facts

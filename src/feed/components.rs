@@ -1,7 +1,9 @@
 //! The table of what is watched: how it is read, and what does not get in.
 
 use crate::error::UserError;
-use crate::pg::query::select;
+use crate::pg::query::{Param, select};
+use crate::pg::scan::{Seen, scan};
+use crate::pg::transaction::see_own_changes;
 use crate::status::Component;
 use pgrx::AllocatedByPostgres;
 use pgrx::heap_tuple::PgHeapTuple;
@@ -9,7 +11,10 @@ use pgrx::prelude::*;
 use pgrx::{PgTriggerError, datum::Interval};
 use std::collections::HashSet;
 
-/// Every component that is on, in the order of the snapshot. A timeout is cut to a minute, so that whatever a table
+/// So many components are watched at most, each by a thread of its own while it is asked.
+const MOST_WATCHED: i64 = 200;
+
+/// Every component that is on, in the order of the snapshot, up to the limit. A timeout is cut to a minute, so that whatever a table
 /// without its guard may hold still is a number.
 pub fn enabled() -> Vec<Component> {
     select(
@@ -19,8 +24,9 @@ pub fn enabled() -> Vec<Component> {
                 unit, critical
            from busymate_stats.components
           where enabled
-          order by position, key",
-        &[],
+          order by position, key
+          limit $1",
+        &[Param::Int(MOST_WATCHED)],
         |row| Component {
             key: row.text(1).unwrap_or_default(),
             label: row.text(2).unwrap_or_default(),
@@ -58,6 +64,26 @@ fn guard_components<'a>(
         .raise()
     }
     Ok(new)
+}
+
+/// AFTER INSERT or UPDATE on `components`, by statement: raises 54000 where more are on than are watched.
+#[pg_trigger]
+fn guard_component_count<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
+    see_own_changes();
+    let mut enabled = 0;
+    scan(trigger.relid()?, None, None, Seen::Latest, |row| enabled += i64::from(row.bool(9)));
+    if enabled > MOST_WATCHED {
+        UserError::new(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("cannot watch more than {MOST_WATCHED} components"),
+        )
+        .detail(format!("{enabled} would be enabled."))
+        .hint("Disable some: UPDATE busymate_stats.components SET enabled = false WHERE key = '…'.")
+        .raise()
+    }
+    Ok(None)
 }
 
 /// The component that a row makes; `None` where a column is null that must not be: its own constraint, which comes

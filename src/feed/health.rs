@@ -5,7 +5,7 @@ use crate::fleet::sealed::progress::progress;
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
-use crate::pg::transaction::Failure;
+use crate::pg::transaction::{Failure, attempt};
 use pgrx::prelude::*;
 use std::time::Duration;
 
@@ -15,6 +15,12 @@ pub struct Refresh {
     pub as_of: Timestamp,
     /// How long it took.
     pub duration: Duration,
+}
+
+/// Whether how a feed fares can be written down: not where the table is locked against it or gone, as while DROP EXTENSION
+/// runs. Where another table of ours is missing, somebody has moved it, and that can be told.
+pub fn can_be_kept() -> bool {
+    find_relation("busymate_stats", "feed_health").is_some_and(lock_for_writing_now)
 }
 
 /// Keeps how a refresh ended.
@@ -52,7 +58,10 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
     )
     .pop()
     .flatten();
-    record(feed, result);
+    // A row that cannot be written must not end the worker, which would do no more for the other feeds either.
+    if let Err(failure) = attempt(|| record(feed, result)) {
+        warn_unrecorded(&failure);
+    }
     match (before, result) {
         (before, Err(failure)) if before.as_deref() != Some(&*describe(failure)) => {
             let message = format!("busymate_stats could not {}: {}", task(feed).0, failure.message);
@@ -69,6 +78,15 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
         (Some(_), Ok(_)) => log!("busymate_stats {} again", task(feed).1),
         _ => {}
     }
+}
+
+fn warn_unrecorded(failure: &Failure) {
+    ereport!(
+        WARNING,
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("busymate_stats could not keep how a feed fares: {}", failure.message),
+        format!("SQLSTATE {}. busymate_stats.foreign_objects names what is in the way.", failure.sqlstate)
+    );
 }
 
 /// What is done for a feed, as one says that it fails and that it goes on.
@@ -111,14 +129,15 @@ fn note(
     result: &Result<Option<String>, Failure>,
     progress: impl FnOnce() -> Option<String>,
 ) -> bool {
-    if !find_relation("busymate_stats", "feed_health").is_some_and(lock_for_writing_now) {
+    if !can_be_kept() {
         return false;
     }
     match result {
         Ok(reason) => {
             let reason = reason.clone().or_else(progress);
-            execute(
-                "insert into busymate_stats.feed_health as kept (feed, last_refresh, note, note_since)
+            let kept = attempt(|| {
+                execute(
+                    "insert into busymate_stats.feed_health as kept (feed, last_refresh, note, note_since)
                  values ($2, pg_catalog.clock_timestamp(), nullif($1, ''),
                          case when $1 <> '' then pg_catalog.clock_timestamp() end)
                  on conflict (feed) do update
@@ -126,8 +145,12 @@ fn note(
                         note_since = case when excluded.note is null then null
                                           else coalesce(kept.note_since, excluded.note_since) end,
                         last_error = null, error_since = null",
-                &[Param::Text(reason.as_deref().unwrap_or_default()), Param::Text(feed)],
-            );
+                    &[Param::Text(reason.as_deref().unwrap_or_default()), Param::Text(feed)],
+                )
+            });
+            if let Err(failure) = kept {
+                warn_unrecorded(&failure);
+            }
         }
         Err(failure) => record_and_log(feed, &Err(failure.clone())),
     }

@@ -36,12 +36,18 @@ fn refresh_stats() -> TimestampWithTimeZone {
 /// slow computation.
 pub fn tick(limit_ms: i32) -> bool {
     if !fleet::is_attached() {
-        return clear_expired_tokens();
+        // What goes wrong is told where a feed is refreshed.
+        return attempt(clear_expired_tokens).unwrap_or(true);
     }
     let started = Instant::now();
     let computed = attempt_within(limit_ms, fleet::snapshot_now);
-    let ours = [find_relation("public", "service_stats"), find_relation("busymate_stats", "feed_health")];
-    if !ours.iter().all(|table| table.is_some_and(lock_for_writing_now)) || !clear_expired_tokens() {
+    if !health::can_be_kept()
+        || find_relation("public", "service_stats").is_some_and(|table| !lock_for_writing_now(table))
+    {
+        return false;
+    }
+    let cleared = attempt(clear_expired_tokens);
+    if let Ok(false) = cleared {
         return false;
     }
     let result = computed.and_then(|(snapshot, as_of)| {
@@ -51,6 +57,7 @@ pub fn tick(limit_ms: i32) -> bool {
         })
     });
     let result = result.and_then(|refresh| attempt(restore_publications).map(|()| refresh));
+    let result = result.and_then(|refresh| cleared.map(|_| refresh));
     health::record_and_log(FEED, &result);
     true
 }

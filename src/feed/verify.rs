@@ -71,7 +71,8 @@ pub fn finish_verify(compared: Compared) -> bool {
     }
     health::record_and_log(FEED, &Ok(Refresh { as_of, duration }));
     if !differences.is_empty() {
-        keep(&differences);
+        // Where the row cannot be written, the last line has said why.
+        let _ = attempt(|| keep(&differences));
         tell(&differences);
     }
     true

@@ -238,6 +238,19 @@ pub fn override_setting(name: &CStr, value: &CStr) {
     }
 }
 
+/// Has this process belong to the role that a background worker belongs to when nobody says otherwise, the one that initdb
+/// has made: ALTER DATABASE may set `session_authorization`.
+pub fn belong_to_first_superuser() {
+    // SAFETY: called between transactions; roles are looked up, and the setting is checked, inside one. The name ends with
+    // NUL.
+    unsafe {
+        pg_sys::StartTransactionCommand();
+        let name = pg_sys::GetUserNameFromId(pg_sys::BOOTSTRAP_SUPERUSERID.into(), false);
+        override_setting(c"session_authorization", CStr::from_ptr(name));
+        pg_sys::CommitTransactionCommand();
+    }
+}
+
 /// Runs `hook` when this process ends, as long as shared memory is still there.
 pub fn at_exit(hook: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum)) {
     // SAFETY: the hook lives as long as the process.

@@ -28,6 +28,7 @@ pub mod thresholds;
 pub mod transaction;
 pub mod transaction_events;
 pub mod transaction_memory;
+pub mod write_guard;
 
 /// What PostgreSQL asks the library for of each function that does without pgrx's wrapper.
 const VERSION_1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };

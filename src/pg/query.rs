@@ -3,6 +3,7 @@
 //! pgrx's client turns to read-write execution, with a new snapshot for every query, as soon as the transaction has an
 //! id. [`select`] never does: all its queries see the caller's snapshot, and none assigns a transaction id.
 
+use super::write_guard::writing_own;
 use pgrx::{IntoDatum, pg_sys};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -125,9 +126,9 @@ pub fn select_one<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -
     }
 }
 
-/// Runs a statement that writes.
+/// Runs a statement that writes, into tables of the extension's if into any: see [`writing_own`].
 pub fn execute(sql: &str, params: &[Param]) {
-    run(sql, params, false, |_| ());
+    writing_own(|| run(sql, params, false, |_| ()));
 }
 
 fn run<T>(sql: &str, params: &[Param], read_only: bool, mut each: impl FnMut(&Row) -> T) -> Vec<T> {

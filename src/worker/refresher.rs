@@ -51,8 +51,11 @@ pub fn run(assignment: Assignment) {
 
 /// ALTER DATABASE and ALTER ROLE may set anything, for people's sessions. These decide whether a worker can work.
 fn pin_settings() {
+    background::belong_to_first_superuser();
     for (name, value) in [
         (c"search_path", c"pg_catalog, pg_temp"),
+        // Whoever owns the database may set these too.
+        (c"exit_on_error", c"off"),
         (c"role", c"none"),
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_isolation", c"read committed"),
