@@ -50,7 +50,7 @@ fn check(target: Target) {
     }
     if let Some(object) = first_foreign(relation) {
         refuse(&object)
-            .detail("Its code would run with the rights of whoever writes, or it hinders the extension's own work.")
+            .detail("Its code would run with the writer's rights, or it hinders the extension's own work.")
             .hint(
                 "Drop it, or give the table back to a superuser. A trigger function of a superuser's that nobody \
                  else may execute can stay: REVOKE EXECUTE ON FUNCTION … FROM PUBLIC.",

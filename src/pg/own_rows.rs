@@ -1,5 +1,5 @@
-//! Writing into the extension's own tables without SQL: no plan and no privilege check, so that whoever writes into the
-//! fleet needs no right on them, and nothing that logical decoding would see.
+//! Writing into the extension's own tables without SQL: no plan and no privilege check, so that writers of the fleet
+//! need no right on them, and nothing that logical decoding would see.
 //!
 //! A table that is written to in this way is a heap with plain indexes, and has REPLICA IDENTITY NOTHING: decoding gets
 //! nothing of an inserted row (`HEAP_INSERT_NO_LOGICAL`), and of a deleted one that there was one.

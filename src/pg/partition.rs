@@ -94,7 +94,8 @@ unsafe extern "C-unwind" {
     fn get_partition_parent(partition: pg_sys::Oid, even_if_detached: bool) -> pg_sys::Oid;
 }
 
-/// Whether `relation` stands somewhere below `root` in a tree of partitions, be it on its way out.
+/// Whether `relation` stands somewhere below `root` in a tree of partitions; a partition that is being detached
+/// still does.
 pub fn is_partition_of(relation: pg_sys::Oid, root: pg_sys::Oid) -> bool {
     let mut relation = relation;
     // SAFETY: syscache look-ups in a transaction. The parent is looked up for partitions alone, which have one.

@@ -22,7 +22,7 @@ pub enum Event {
 
 static ON_EVENT: OnceLock<fn(Event)> = OnceLock::new();
 
-/// Has `work` called for each event. To be called while the library is loaded: PostgreSQL calls whoever registers later
+/// Has `work` called for each event. To be called while the library is loaded: PostgreSQL calls callbacks that were registered later
 /// first, and before a transaction ends `work` should be among the last.
 pub fn on_event(work: fn(Event)) {
     if ON_EVENT.set(work).is_ok() {

@@ -1,4 +1,4 @@
-//! The table of late changes: one row for a pack.
+//! Stores packs of late changes, one row for each, and reads them back for readers and the sealer.
 
 use crate::fleet::clock::Timestamp;
 use crate::pg::own_rows::{ColumnValue, Place, WrongShape, delete_rows, insert_rows};
@@ -23,8 +23,8 @@ pub struct Pack<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The tables that writers write into, looked up in the schema of the function that captures: whoever renames that schema
-/// renames it for both.
+/// The tables that writers write into, looked up in the schema of the trigger's function, so that they are found
+/// when that schema is renamed.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnTables {
     late_changes: Oid,

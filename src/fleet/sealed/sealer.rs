@@ -143,7 +143,7 @@ impl Ground {
             None => Err("nothing is sealed yet".into()),
             Some(present) => void.map_or_else(|| shape.agrees_with(&present), Err).map(|()| present),
         };
-        // With the present boundary: whoever is writing need not be waited for.
+        // The boundary stays where it is, so open writers need not be waited for.
         if let Ok(present) = &present
             && let Some(step) = self.fold_flood(shape, present)
         {
