@@ -22,7 +22,7 @@ begin
             hint = 'Snapshots are JSON. Create the database with ENCODING ''UTF8''.';
     end if;
 
-    -- A schema that was there before CREATE EXTENSION: whoever owns it may drop what is in it, and whoever may create in
+    -- A schema that was there before CREATE EXTENSION: its owner may drop what is in it, and a role that may create in
     -- it, or has, may leave what is called in place of something of ours.
     select r.rolname into schema_owner
       from pg_catalog.pg_namespace n join pg_catalog.pg_roles r on r.oid = n.nspowner
@@ -406,7 +406,7 @@ comment on column busymate_stats.attachment.entries_owner is 'Who owned entries 
 comment on column busymate_stats.attachment.devices_owner is 'Who owned devices when they were attached.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
 
--- The relations are read with their owner's rights. A restore gives them their owners first, whoever those are.
+-- The relations are read with their owner's rights. A restore gives them their owners first.
 create function busymate_stats.note_owners() returns trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -612,9 +612,9 @@ $$;
 comment on function busymate_stats.note_empty_partitions() is
     'Event trigger: remembers partitions of entries that come without a row in them, so that they need not be counted.';
 
--- A transaction that has changed late rows holds entries, and at its commit wants the table of late changes. What locks
--- that table first, as DROP and ALTER EXTENSION do, would wait for entries and be waited for. It fires for whatever
--- extension it is, which it is not told: the statement's text says whether it is this one.
+-- A transaction that has changed late rows holds a lock on entries, and asks for one on late_changes at its commit. DROP and
+-- ALTER EXTENSION lock late_changes first, so the two would deadlock. The trigger fires for every extension and is not
+-- passed a name: it looks for this one's in the statement's text.
 create function busymate_stats.lock_fleet_first() returns event_trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -880,7 +880,7 @@ $$;
 comment on function busymate_stats.require_publishable(regclass) is
     'Raises an error where Realtime could not deliver the changes of a table.';
 
--- What Realtime asks of the server. A view, so that health can read it for whoever may read health.
+-- What Realtime asks of the server. A view, so that health can read it for its own readers.
 -- output_plugin_libraries came with the minor releases of August 2026, and only superusers and pg_read_all_settings see it:
 -- nothing is said of it to others.
 create view busymate_stats.realtime_needs with (security_barrier = true) as
@@ -1018,7 +1018,7 @@ comment on function busymate_stats.require_matching_version() is
     'Raises an error where the library and the extension differ in version.';
 
 -- What others have put on the extension's tables. A statement that writes into such a table runs it: a trigger with the
--- rights of whoever writes, a foreign key with a right to refuse. The library asks before it writes; see docs/security.md.
+-- writer's rights, a foreign key with a right to refuse. The library asks before it writes; see docs/security.md.
 
 create view busymate_stats.foreign_objects with (security_invoker = true) as
     with member as not materialized (

@@ -19,7 +19,7 @@ begin
             hint = 'Snapshots are JSON. Create the database with ENCODING ''UTF8''.';
     end if;
 
-    -- A schema that was there before CREATE EXTENSION: whoever owns it may drop what is in it, and whoever may create in
+    -- A schema that was there before CREATE EXTENSION: its owner may drop what is in it, and a role that may create in
     -- it, or has, may leave what is called in place of something of ours.
     select r.rolname into schema_owner
       from pg_catalog.pg_namespace n join pg_catalog.pg_roles r on r.oid = n.nspowner

@@ -43,7 +43,7 @@ comment on column busymate_stats.attachment.entries_owner is 'Who owned entries 
 comment on column busymate_stats.attachment.devices_owner is 'Who owned devices when they were attached.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
 
--- The relations are read with their owner's rights. A restore gives them their owners first, whoever those are.
+-- The relations are read with their owner's rights. A restore gives them their owners first.
 create function busymate_stats.note_owners() returns trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp

@@ -143,9 +143,9 @@ $$;
 comment on function busymate_stats.note_empty_partitions() is
     'Event trigger: remembers partitions of entries that come without a row in them, so that they need not be counted.';
 
--- A transaction that has changed late rows holds entries, and at its commit wants the table of late changes. What locks
--- that table first, as DROP and ALTER EXTENSION do, would wait for entries and be waited for. It fires for whatever
--- extension it is, which it is not told: the statement's text says whether it is this one.
+-- A transaction that has changed late rows holds a lock on entries, and asks for one on late_changes at its commit. DROP and
+-- ALTER EXTENSION lock late_changes first, so the two would deadlock. The trigger fires for every extension and is not
+-- passed a name: it looks for this one's in the statement's text.
 create function busymate_stats.lock_fleet_first() returns event_trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp

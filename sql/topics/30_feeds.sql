@@ -122,7 +122,7 @@ $$;
 comment on function busymate_stats.require_publishable(regclass) is
     'Raises an error where Realtime could not deliver the changes of a table.';
 
--- What Realtime asks of the server. A view, so that health can read it for whoever may read health.
+-- What Realtime asks of the server. A view, so that health can read it for its own readers.
 -- output_plugin_libraries came with the minor releases of August 2026, and only superusers and pg_read_all_settings see it:
 -- nothing is said of it to others.
 create view busymate_stats.realtime_needs with (security_barrier = true) as

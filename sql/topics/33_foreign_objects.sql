@@ -1,5 +1,5 @@
 -- What others have put on the extension's tables. A statement that writes into such a table runs it: a trigger with the
--- rights of whoever writes, a foreign key with a right to refuse. The library asks before it writes; see docs/security.md.
+-- writer's rights, a foreign key with a right to refuse. The library asks before it writes; see docs/security.md.
 
 create view busymate_stats.foreign_objects with (security_invoker = true) as
     with member as not materialized (
