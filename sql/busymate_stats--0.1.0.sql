@@ -65,6 +65,13 @@ begin
             hint = 'Run DROP SCHEMA busymate_stats CASCADE; CREATE EXTENSION makes it anew.';
     end if;
 
+    if exists (select from pg_catalog.pg_namespace n where n.nspname = 'busymate_stats_internal') then
+        raise exception using
+            errcode = 'duplicate_schema',
+            message = 'schema "busymate_stats_internal" is there already',
+            hint = 'Run DROP SCHEMA busymate_stats_internal CASCADE; CREATE EXTENSION makes it anew.';
+    end if;
+
     select pg_catalog.string_agg(found.what, ', ' order by found.what),
            pg_catalog.string_agg(found.move, ' ' order by found.what)
       into taken, moves
@@ -101,6 +108,10 @@ begin
     end if;
 end
 $preflight$;
+
+create schema busymate_stats_internal;
+comment on schema busymate_stats_internal is
+    'What busymate_stats itself uses: state, look-ups, triggers'' functions. Nobody is granted anything here.';
 
 -- Who may read: roles, what they grant, who has them.
 
@@ -213,54 +224,54 @@ comment on policy user_roles_delete on busymate_stats.user_roles is 'Who holds r
 
 -- The guards come after the built-in roles are in. A replica takes what its source has checked; the invalidation must
 -- fire there too, by row, for replication fires no statement triggers.
-create function busymate_stats.guard_roles() returns trigger
+create function busymate_stats_internal.guard_roles() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_roles_wrapper';
-create function busymate_stats.guard_role_capabilities() returns trigger
+create function busymate_stats_internal.guard_role_capabilities() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_role_capabilities_wrapper';
-create function busymate_stats.guard_user_roles() returns trigger
+create function busymate_stats_internal.guard_user_roles() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_user_roles_wrapper';
-create function busymate_stats.guard_last_admin() returns trigger
+create function busymate_stats_internal.guard_last_admin() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_last_admin_wrapper';
-create function busymate_stats.guard_truncate() returns trigger
+create function busymate_stats_internal.guard_truncate() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_truncate_wrapper';
-create function busymate_stats.grants_changed() returns trigger
+create function busymate_stats_internal.grants_changed() returns trigger
     language c as 'MODULE_PATHNAME', 'grants_changed_wrapper';
-create function busymate_stats.stamp_change() returns trigger
+create function busymate_stats_internal.stamp_change() returns trigger
     language c as 'MODULE_PATHNAME', 'stamp_change_wrapper';
-comment on function busymate_stats.guard_roles() is 'Trigger: keeps the built-in roles as they are.';
-comment on function busymate_stats.guard_role_capabilities() is 'Trigger: nobody puts into a role, or takes out of it, what they do not hold.';
-comment on function busymate_stats.guard_user_roles() is 'Trigger: nobody assigns or unassigns what they do not hold.';
-comment on function busymate_stats.guard_last_admin() is 'Trigger: keeps the last assignment of *:* from everybody but the owner.';
-comment on function busymate_stats.guard_truncate() is 'Trigger: keeps the built-in roles from TRUNCATE.';
-comment on function busymate_stats.grants_changed() is 'Trigger: ends what sessions have cached.';
-comment on function busymate_stats.stamp_change() is 'Trigger: writes down who made a change, and when.';
+comment on function busymate_stats_internal.guard_roles() is 'Trigger: keeps the built-in roles as they are.';
+comment on function busymate_stats_internal.guard_role_capabilities() is 'Trigger: nobody puts into a role, or takes out of it, what they do not hold.';
+comment on function busymate_stats_internal.guard_user_roles() is 'Trigger: nobody assigns or unassigns what they do not hold.';
+comment on function busymate_stats_internal.guard_last_admin() is 'Trigger: keeps the last assignment of *:* from everybody but the owner.';
+comment on function busymate_stats_internal.guard_truncate() is 'Trigger: keeps the built-in roles from TRUNCATE.';
+comment on function busymate_stats_internal.grants_changed() is 'Trigger: ends what sessions have cached.';
+comment on function busymate_stats_internal.stamp_change() is 'Trigger: writes down who made a change, and when.';
 
 create trigger guard before insert or update or delete on busymate_stats.roles
-    for each row execute function busymate_stats.guard_roles();
+    for each row execute function busymate_stats_internal.guard_roles();
 create trigger guard_truncate before truncate on busymate_stats.roles
-    for each statement execute function busymate_stats.guard_truncate();
+    for each statement execute function busymate_stats_internal.guard_truncate();
 create trigger guard before insert or update or delete on busymate_stats.role_capabilities
-    for each row execute function busymate_stats.guard_role_capabilities();
+    for each row execute function busymate_stats_internal.guard_role_capabilities();
 create trigger guard_truncate before truncate on busymate_stats.role_capabilities
-    for each statement execute function busymate_stats.guard_truncate();
+    for each statement execute function busymate_stats_internal.guard_truncate();
 create trigger changed after insert or update or delete on busymate_stats.role_capabilities
-    for each row execute function busymate_stats.grants_changed();
+    for each row execute function busymate_stats_internal.grants_changed();
 create trigger guard before insert or update or delete on busymate_stats.user_roles
-    for each row execute function busymate_stats.guard_user_roles();
+    for each row execute function busymate_stats_internal.guard_user_roles();
 create trigger guard_last_admin after update or delete on busymate_stats.role_capabilities
-    for each row execute function busymate_stats.guard_last_admin();
+    for each row execute function busymate_stats_internal.guard_last_admin();
 create trigger guard_last_admin after update or delete on busymate_stats.user_roles
-    for each row execute function busymate_stats.guard_last_admin();
+    for each row execute function busymate_stats_internal.guard_last_admin();
 create trigger changed after insert or update or delete on busymate_stats.user_roles
-    for each row execute function busymate_stats.grants_changed();
+    for each row execute function busymate_stats_internal.grants_changed();
 create trigger changed_by_truncate after truncate on busymate_stats.user_roles
-    for each statement execute function busymate_stats.grants_changed();
+    for each statement execute function busymate_stats_internal.grants_changed();
 create trigger stamp before insert or update on busymate_stats.roles
-    for each row execute function busymate_stats.stamp_change();
+    for each row execute function busymate_stats_internal.stamp_change();
 create trigger stamp before insert or update on busymate_stats.role_capabilities
-    for each row execute function busymate_stats.stamp_change();
+    for each row execute function busymate_stats_internal.stamp_change();
 create trigger stamp before insert or update on busymate_stats.user_roles
-    for each row execute function busymate_stats.stamp_change();
+    for each row execute function busymate_stats_internal.stamp_change();
 alter table busymate_stats.roles enable always trigger stamp;
 alter table busymate_stats.role_capabilities enable always trigger stamp;
 alter table busymate_stats.user_roles enable always trigger stamp;
@@ -355,9 +366,9 @@ comment on policy revoked_tokens_update on busymate_stats.revoked_tokens is 'Who
 comment on policy revoked_tokens_delete on busymate_stats.revoked_tokens is 'Who holds tokens:edit takes a revocation back.';
 
 create trigger changed after insert or update or delete on busymate_stats.revoked_tokens
-    for each row execute function busymate_stats.grants_changed();
+    for each row execute function busymate_stats_internal.grants_changed();
 create trigger changed_by_truncate after truncate on busymate_stats.revoked_tokens
-    for each statement execute function busymate_stats.grants_changed();
+    for each statement execute function busymate_stats_internal.grants_changed();
 alter table busymate_stats.revoked_tokens enable always trigger changed;
 alter table busymate_stats.revoked_tokens enable always trigger changed_by_truncate;
 
@@ -369,7 +380,7 @@ create function busymate_stats.version() returns text
 comment on function busymate_stats.version() is
     'The version of the loaded library; the extension''s stands in pg_extension.extversion.';
 
-create table busymate_stats.attachment (
+create table busymate_stats_internal.attachment (
     id int primary key default 1 check (id = 1),
     entries regclass not null,
     devices regclass not null,
@@ -387,27 +398,27 @@ create table busymate_stats.attachment (
     entries_owner oid not null,
     devices_owner oid not null
 );
-comment on table busymate_stats.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
-comment on column busymate_stats.attachment.id is 'Always 1.';
-comment on column busymate_stats.attachment.entries is 'The relation of entries.';
-comment on column busymate_stats.attachment.devices is 'The relation of devices.';
-comment on column busymate_stats.attachment.entry_time is 'Of entries: when the entry happened.';
-comment on column busymate_stats.attachment.host is 'Of entries: the host.';
-comment on column busymate_stats.attachment.status is 'Of entries: the HTTP status.';
-comment on column busymate_stats.attachment.source is 'Of entries: the source.';
-comment on column busymate_stats.attachment.entry_device is 'Of entries: the device.';
-comment on column busymate_stats.attachment.device_key is 'Of devices: what entry_device refers to.';
-comment on column busymate_stats.attachment.device_name is 'Of devices: the name.';
-comment on column busymate_stats.attachment.connection_type is 'Of devices: the connection type.';
-comment on column busymate_stats.attachment.last_seen is 'Of devices: the last sign of life; not read where online is given.';
-comment on column busymate_stats.attachment.online is 'Of devices: whether it is online.';
-comment on column busymate_stats.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
-comment on column busymate_stats.attachment.entries_owner is 'Who owned entries when they were attached.';
-comment on column busymate_stats.attachment.devices_owner is 'Who owned devices when they were attached.';
-select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
+comment on table busymate_stats_internal.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
+comment on column busymate_stats_internal.attachment.id is 'Always 1.';
+comment on column busymate_stats_internal.attachment.entries is 'The relation of entries.';
+comment on column busymate_stats_internal.attachment.devices is 'The relation of devices.';
+comment on column busymate_stats_internal.attachment.entry_time is 'Of entries: when the entry happened.';
+comment on column busymate_stats_internal.attachment.host is 'Of entries: the host.';
+comment on column busymate_stats_internal.attachment.status is 'Of entries: the HTTP status.';
+comment on column busymate_stats_internal.attachment.source is 'Of entries: the source.';
+comment on column busymate_stats_internal.attachment.entry_device is 'Of entries: the device.';
+comment on column busymate_stats_internal.attachment.device_key is 'Of devices: what entry_device refers to.';
+comment on column busymate_stats_internal.attachment.device_name is 'Of devices: the name.';
+comment on column busymate_stats_internal.attachment.connection_type is 'Of devices: the connection type.';
+comment on column busymate_stats_internal.attachment.last_seen is 'Of devices: the last sign of life; not read where online is given.';
+comment on column busymate_stats_internal.attachment.online is 'Of devices: whether it is online.';
+comment on column busymate_stats_internal.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
+comment on column busymate_stats_internal.attachment.entries_owner is 'Who owned entries when they were attached.';
+comment on column busymate_stats_internal.attachment.devices_owner is 'Who owned devices when they were attached.';
+select pg_catalog.pg_extension_config_dump('busymate_stats_internal.attachment', '');
 
 -- The relations are read with their owner's rights. A restore gives them their owners first.
-create function busymate_stats.note_owners() returns trigger
+create function busymate_stats_internal.note_owners() returns trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
@@ -417,9 +428,9 @@ begin
     return new;
 end
 $$;
-comment on function busymate_stats.note_owners() is 'Trigger: writes down who owns the relations that are attached.';
-create trigger note_owners before insert on busymate_stats.attachment
-    for each row execute function busymate_stats.note_owners();
+comment on function busymate_stats_internal.note_owners() is 'Trigger: writes down who owns the relations that are attached.';
+create trigger note_owners before insert on busymate_stats_internal.attachment
+    for each row execute function busymate_stats_internal.note_owners();
 
 create function busymate_stats.create_fleet_tables() returns void
     language c
@@ -470,32 +481,32 @@ comment on function busymate_stats.stats_recomputed(timestamptz) is
 -- The sealed window: what has been counted, and what has changed behind it. Rows are appended and later removed, never
 -- updated. None of this is dumped: a restored database counts anew.
 
-create table busymate_stats.capture (
+create table busymate_stats_internal.capture (
     gen bigint primary key,
     threshold timestamptz not null,
     window_start timestamptz not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-comment on table busymate_stats.capture is
+comment on table busymate_stats_internal.capture is
     'The capture threshold: writers note what they change in rows before it. The newest row counts.';
-comment on column busymate_stats.capture.gen is 'Generation: one more at each move.';
-comment on column busymate_stats.capture.threshold is 'Changes to rows with an earlier entry time are noted.';
-comment on column busymate_stats.capture.window_start is
+comment on column busymate_stats_internal.capture.gen is 'Generation: one more at each move.';
+comment on column busymate_stats_internal.capture.threshold is 'Changes to rows with an earlier entry time are noted.';
+comment on column busymate_stats_internal.capture.window_start is
     'Of rows before it, which are in no window, only how many came and went in each hour.';
-insert into busymate_stats.capture values (0, '-infinity', '-infinity');
+insert into busymate_stats_internal.capture values (0, '-infinity', '-infinity');
 
-create table busymate_stats.seal_look (
+create table busymate_stats_internal.seal_look (
     gen bigint primary key,
     writers xid8[] not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-comment on table busymate_stats.seal_look is
+comment on table busymate_stats_internal.seal_look is
     'Who was writing when a threshold had just become known: they may have missed it, so the seal waits for them.';
-comment on column busymate_stats.seal_look.gen is 'The threshold''s generation.';
-comment on column busymate_stats.seal_look.writers is 'Their transactions.';
+comment on column busymate_stats_internal.seal_look.gen is 'The threshold''s generation.';
+comment on column busymate_stats_internal.seal_look.writers is 'Their transactions.';
 
 -- Three tables are written to by the library itself, as heaps and without SQL; their rows are no business of logical
 -- decoding, which gets nothing of an inserted row and no identity of a deleted one. A pack is stored inline up to a page,
 -- and a longer one out of line, uncompressed.
-create table busymate_stats.late_changes (
+create table busymate_stats_internal.late_changes (
     gen bigint not null,
     first_time timestamptz not null,
     last_time timestamptz not null,
@@ -504,28 +515,28 @@ create table busymate_stats.late_changes (
 ) using heap
     with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false, toast_tuple_target = 8160,
           toast.autovacuum_vacuum_threshold = 500, toast.autovacuum_vacuum_scale_factor = 0.1, toast.vacuum_truncate = false);
-alter table busymate_stats.late_changes alter column packed set storage external;
-alter table busymate_stats.late_changes replica identity nothing;
-create index late_changes_gen on busymate_stats.late_changes (gen);
-comment on table busymate_stats.late_changes is
+alter table busymate_stats_internal.late_changes alter column packed set storage external;
+alter table busymate_stats_internal.late_changes replica identity nothing;
+create index late_changes_gen on busymate_stats_internal.late_changes (gen);
+comment on table busymate_stats_internal.late_changes is
     'Changes to rows before the capture threshold, until the sealer has folded them in: many of a transaction in one row.';
-comment on column busymate_stats.late_changes.gen is 'The highest generation of a threshold that a change was noted for.';
-comment on column busymate_stats.late_changes.first_time is 'No change is to a row with an earlier entry time.';
-comment on column busymate_stats.late_changes.last_time is 'No change is to a row with a later entry time.';
-comment on column busymate_stats.late_changes.changes is 'How many changes there are.';
-comment on column busymate_stats.late_changes.packed is 'The changes, in the library''s own format.';
+comment on column busymate_stats_internal.late_changes.gen is 'The highest generation of a threshold that a change was noted for.';
+comment on column busymate_stats_internal.late_changes.first_time is 'No change is to a row with an earlier entry time.';
+comment on column busymate_stats_internal.late_changes.last_time is 'No change is to a row with a later entry time.';
+comment on column busymate_stats_internal.late_changes.changes is 'How many changes there are.';
+comment on column busymate_stats_internal.late_changes.packed is 'The changes, in the library''s own format.';
 
-create table busymate_stats.seal_markers (
+create table busymate_stats_internal.seal_markers (
     reason text not null,
     made_at timestamptz not null
 ) using heap with (vacuum_truncate = false);
-alter table busymate_stats.seal_markers replica identity nothing;
-comment on table busymate_stats.seal_markers is
+alter table busymate_stats_internal.seal_markers replica identity nothing;
+comment on table busymate_stats_internal.seal_markers is
     'Something changed the entries that no trigger could see: what is sealed is void until the sealer has counted anew.';
-comment on column busymate_stats.seal_markers.reason is 'What it was.';
-comment on column busymate_stats.seal_markers.made_at is 'When it happened.';
+comment on column busymate_stats_internal.seal_markers.reason is 'What it was.';
+comment on column busymate_stats_internal.seal_markers.made_at is 'When it happened.';
 
-create table busymate_stats.seal_state (
+create table busymate_stats_internal.seal_state (
     version bigint primary key,
     boundary timestamptz not null,
     goal timestamptz not null,
@@ -538,53 +549,53 @@ create table busymate_stats.seal_state (
     made_at timestamptz not null,
     maps bytea not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-alter table busymate_stats.seal_state alter column maps set storage external;
-comment on table busymate_stats.seal_state is
+alter table busymate_stats_internal.seal_state alter column maps set storage external;
+comment on table busymate_stats_internal.seal_state is
     'What is counted: every entry before the boundary. The newest row counts, once its boundary has reached its goal.';
-comment on column busymate_stats.seal_state.version is 'Counts up.';
-comment on column busymate_stats.seal_state.boundary is 'Every entry before this moment is counted.';
-comment on column busymate_stats.seal_state.goal is 'Where the boundary is going; the windows are those of this moment.';
-comment on column busymate_stats.seal_state.gen is 'The generation of the threshold whose writers were waited for.';
-comment on column busymate_stats.seal_state.epoch is 'How often everything was counted anew.';
-comment on column busymate_stats.seal_state.fingerprint is 'What the relation was like: its file, columns and types.';
-comment on column busymate_stats.seal_state.total is 'Entries before the boundary.';
-comment on column busymate_stats.seal_state.last_day is 'Of them, those in the goal''s last 24 hours.';
-comment on column busymate_stats.seal_state.last_hour is 'Of them, those in the goal''s last hour.';
-comment on column busymate_stats.seal_state.made_at is 'When the row was written.';
-comment on column busymate_stats.seal_state.maps is 'Counts of the last 24 hours by source and status class, and the busiest hosts and devices.';
+comment on column busymate_stats_internal.seal_state.version is 'Counts up.';
+comment on column busymate_stats_internal.seal_state.boundary is 'Every entry before this moment is counted.';
+comment on column busymate_stats_internal.seal_state.goal is 'Where the boundary is going; the windows are those of this moment.';
+comment on column busymate_stats_internal.seal_state.gen is 'The generation of the threshold whose writers were waited for.';
+comment on column busymate_stats_internal.seal_state.epoch is 'How often everything was counted anew.';
+comment on column busymate_stats_internal.seal_state.fingerprint is 'What the relation was like: its file, columns and types.';
+comment on column busymate_stats_internal.seal_state.total is 'Entries before the boundary.';
+comment on column busymate_stats_internal.seal_state.last_day is 'Of them, those in the goal''s last 24 hours.';
+comment on column busymate_stats_internal.seal_state.last_hour is 'Of them, those in the goal''s last hour.';
+comment on column busymate_stats_internal.seal_state.made_at is 'When the row was written.';
+comment on column busymate_stats_internal.seal_state.maps is 'Counts of the last 24 hours by source and status class, and the busiest hosts and devices.';
 
-create table busymate_stats.seal_keys (
+create table busymate_stats_internal.seal_keys (
     version bigint primary key,
     base boolean not null,
     keys bytea not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
 -- Most of it does not compress, and trying takes longer than all the rest of a tick.
-alter table busymate_stats.seal_keys alter column keys set storage external;
-comment on table busymate_stats.seal_keys is
+alter table busymate_stats_internal.seal_keys alter column keys set storage external;
+comment on table busymate_stats_internal.seal_keys is
     'The counts of every host and device: a base now and then, differences in between.';
-comment on column busymate_stats.seal_keys.version is 'The version of the state that it belongs to.';
-comment on column busymate_stats.seal_keys.base is 'Whether it holds every key, or what has changed since the row before.';
-comment on column busymate_stats.seal_keys.keys is 'Keys and counts.';
+comment on column busymate_stats_internal.seal_keys.version is 'The version of the state that it belongs to.';
+comment on column busymate_stats_internal.seal_keys.base is 'Whether it holds every key, or what has changed since the row before.';
+comment on column busymate_stats_internal.seal_keys.keys is 'Keys and counts.';
 
-create table busymate_stats.seal_partitions (
+create table busymate_stats_internal.seal_partitions (
     leaf oid not null,
     file oid not null,
     trigger oid not null
 ) with (vacuum_truncate = false);
-alter table busymate_stats.seal_partitions replica identity full;
-comment on table busymate_stats.seal_partitions is
+alter table busymate_stats_internal.seal_partitions replica identity full;
+comment on table busymate_stats_internal.seal_partitions is
     'Partitions that have joined entries without a row in them: all that is in them since was captured.';
-comment on column busymate_stats.seal_partitions.leaf is 'The partition.';
-comment on column busymate_stats.seal_partitions.file is 'The file that was empty.';
-comment on column busymate_stats.seal_partitions.trigger is 'The capture trigger that it got: another one each time that it joins.';
+comment on column busymate_stats_internal.seal_partitions.leaf is 'The partition.';
+comment on column busymate_stats_internal.seal_partitions.file is 'The file that was empty.';
+comment on column busymate_stats_internal.seal_partitions.trigger is 'The capture trigger that it got: another one each time that it joins.';
 
-create function busymate_stats.capture_change() returns trigger
+create function busymate_stats_internal.capture_change() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_change_wrapper';
-comment on function busymate_stats.capture_change() is
+comment on function busymate_stats_internal.capture_change() is
     'Trigger: notes what is changed of a row of entries before the capture threshold.';
 
 -- It sits on every DDL of the database, so it never raises. Where it does not run, a partition that has come costs a recount.
-create function busymate_stats.note_empty_partitions() returns event_trigger
+create function busymate_stats_internal.note_empty_partitions() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
     as $$
@@ -593,29 +604,29 @@ begin
     -- rights.
     perform busymate_stats.version();
     -- Partitions that this command has brought, and that hold no row: they are locked by it, so nobody is waited for.
-    if exists (select from busymate_stats.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p') then
-        insert into busymate_stats.seal_partitions
+    if exists (select from busymate_stats_internal.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p') then
+        insert into busymate_stats_internal.seal_partitions
         select leaf.oid, leaf.relfilenode, t.oid
           from pg_locks own
-          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats.capture_change'::regproc
+          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats_internal.capture_change'::regproc
           join pg_class leaf on leaf.oid = own.relation and leaf.relkind = 'r'
          where own.pid = pg_backend_pid() and own.locktype = 'relation' and own.mode = 'AccessExclusiveLock'
            and own.database = (select oid from pg_database where datname = current_database())
            and pg_relation_size(leaf.oid) = 0
-           and not exists (select from busymate_stats.seal_partitions known
+           and not exists (select from busymate_stats_internal.seal_partitions known
                             where (known.leaf, known.file, known.trigger) = (leaf.oid, leaf.relfilenode, t.oid));
     end if;
 exception when others then
     return;
 end
 $$;
-comment on function busymate_stats.note_empty_partitions() is
+comment on function busymate_stats_internal.note_empty_partitions() is
     'Event trigger: remembers partitions of entries that come without a row in them, so that they need not be counted.';
 
 -- A transaction that has changed late rows holds a lock on entries, and asks for one on late_changes at its commit. DROP and
 -- ALTER EXTENSION lock late_changes first, so the two would deadlock. The trigger fires for every extension and is not
 -- passed a name: it looks for this one's in the statement's text.
-create function busymate_stats.lock_fleet_first() returns event_trigger
+create function busymate_stats_internal.lock_fleet_first() returns event_trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
@@ -625,7 +636,7 @@ begin
     if current_query() ilike '%busymate\_stats%' then
         for relation in
             select c.oid
-              from busymate_stats.attachment a
+              from busymate_stats_internal.attachment a
               join unnest(array[a.entries, a.devices]) with ordinality fleet (oid, place) on true
               join pg_class c on c.oid = fleet.oid and c.relkind in ('r', 'p')
              order by fleet.place
@@ -638,13 +649,13 @@ exception when insufficient_privilege then
     return;
 end
 $$;
-comment on function busymate_stats.lock_fleet_first() is
+comment on function busymate_stats_internal.lock_fleet_first() is
     'Event trigger: locks entries and devices before DROP or ALTER EXTENSION, or DROP SCHEMA, locks the extension''s own tables.';
 
 create event trigger busymate_stats_partitions on ddl_command_end
-    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA') execute function busymate_stats.note_empty_partitions();
+    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA') execute function busymate_stats_internal.note_empty_partitions();
 create event trigger busymate_stats_lock on ddl_command_start
-    when tag in ('DROP EXTENSION', 'ALTER EXTENSION', 'DROP SCHEMA') execute function busymate_stats.lock_fleet_first();
+    when tag in ('DROP EXTENSION', 'ALTER EXTENSION', 'DROP SCHEMA') execute function busymate_stats_internal.lock_fleet_first();
 alter event trigger busymate_stats_partitions enable always;
 alter event trigger busymate_stats_lock enable always;
 comment on event trigger busymate_stats_partitions is 'Remembers partitions of entries that come empty.';
@@ -672,49 +683,49 @@ comment on function busymate_stats.verify() is
 -- they were counted. Rows are appended and later removed, never updated. None of this is dumped: a restored database
 -- counts anew.
 
-create table busymate_stats.roster_capture (
+create table busymate_stats_internal.roster_capture (
     gen bigint primary key,
     threshold timestamptz not null,
     due timestamptz not null,
     resting boolean not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-comment on table busymate_stats.roster_capture is
+comment on table busymate_stats_internal.roster_capture is
     'The devices'' threshold: a sign of life that moves from one later moment to another changes nothing. The newest row counts.';
-comment on column busymate_stats.roster_capture.gen is 'Generation: one more at each move.';
-comment on column busymate_stats.roster_capture.threshold is 'Last signs of life until this moment are told apart; -infinity while nobody counts.';
-comment on column busymate_stats.roster_capture.due is 'When it is to move again.';
-comment on column busymate_stats.roster_capture.resting is 'Nothing is to be counted before that: the last count failed.';
-insert into busymate_stats.roster_capture values (0, '-infinity', '-infinity', false);
+comment on column busymate_stats_internal.roster_capture.gen is 'Generation: one more at each move.';
+comment on column busymate_stats_internal.roster_capture.threshold is 'Last signs of life until this moment are told apart; -infinity while nobody counts.';
+comment on column busymate_stats_internal.roster_capture.due is 'When it is to move again.';
+comment on column busymate_stats_internal.roster_capture.resting is 'Nothing is to be counted before that: the last count failed.';
+insert into busymate_stats_internal.roster_capture values (0, '-infinity', '-infinity', false);
 
-create table busymate_stats.roster_look (
+create table busymate_stats_internal.roster_look (
     gen bigint primary key,
     writers xid8[] not null,
     fingerprint text not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-comment on table busymate_stats.roster_look is
+comment on table busymate_stats_internal.roster_look is
     'Who was writing devices when a threshold had just become known: they may have missed it, so the count waits for them.';
-comment on column busymate_stats.roster_look.gen is 'The threshold''s generation.';
-comment on column busymate_stats.roster_look.writers is 'Their transactions.';
-comment on column busymate_stats.roster_look.fingerprint is 'What the relation was like then.';
+comment on column busymate_stats_internal.roster_look.gen is 'The threshold''s generation.';
+comment on column busymate_stats_internal.roster_look.writers is 'Their transactions.';
+comment on column busymate_stats_internal.roster_look.fingerprint is 'What the relation was like then.';
 
-create table busymate_stats.roster_changes (
+create table busymate_stats_internal.roster_changes (
     gen bigint not null,
     old_type text,
     old_seen timestamptz,
     new_type text,
     new_seen timestamptz
 ) using heap with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false);
-create index roster_changes_gen on busymate_stats.roster_changes (gen);
-alter table busymate_stats.roster_changes replica identity nothing;
-comment on table busymate_stats.roster_changes is
+create index roster_changes_gen on busymate_stats_internal.roster_changes (gen);
+alter table busymate_stats_internal.roster_changes replica identity nothing;
+comment on table busymate_stats_internal.roster_changes is
     'Devices that came, went, changed their connection type, or crossed the threshold.';
-comment on column busymate_stats.roster_changes.gen is 'The threshold''s generation that the writer read.';
-comment on column busymate_stats.roster_changes.old_type is 'The connection type as it was, unknown for none; null for a device that came.';
-comment on column busymate_stats.roster_changes.old_seen is 'When the device was last seen, as it was; -infinity for never and for offline, infinity for online.';
-comment on column busymate_stats.roster_changes.new_type is 'The connection type as it is; null for a device that went.';
-comment on column busymate_stats.roster_changes.new_seen is 'When the device was last seen, as it is.';
+comment on column busymate_stats_internal.roster_changes.gen is 'The threshold''s generation that the writer read.';
+comment on column busymate_stats_internal.roster_changes.old_type is 'The connection type as it was, unknown for none; null for a device that came.';
+comment on column busymate_stats_internal.roster_changes.old_seen is 'When the device was last seen, as it was; -infinity for never and for offline, infinity for online.';
+comment on column busymate_stats_internal.roster_changes.new_type is 'The connection type as it is; null for a device that went.';
+comment on column busymate_stats_internal.roster_changes.new_seen is 'When the device was last seen, as it is.';
 
-create table busymate_stats.roster_state (
+create table busymate_stats_internal.roster_state (
     version bigint primary key,
     gen bigint not null,
     fingerprint text not null,
@@ -725,35 +736,35 @@ create table busymate_stats.roster_state (
     took bigint not null,
     counted_at timestamptz not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-alter table busymate_stats.roster_state alter column types set storage external;
-comment on table busymate_stats.roster_state is 'Every device, counted. The newest row counts.';
-comment on column busymate_stats.roster_state.version is 'Counts up.';
-comment on column busymate_stats.roster_state.gen is 'The generation of the threshold whose writers were waited for.';
-comment on column busymate_stats.roster_state.fingerprint is 'What the relation was like: its file, its trigger and its columns.';
-comment on column busymate_stats.roster_state.since is 'Last signs of life are told apart from this moment on,';
-comment on column busymate_stats.roster_state.until is 'up to this one.';
-comment on column busymate_stats.roster_state.total is 'Devices.';
-comment on column busymate_stats.roster_state.types is 'Devices by connection type.';
-comment on column busymate_stats.roster_state.took is 'How long counting took, in microseconds.';
-comment on column busymate_stats.roster_state.counted_at is 'When the row was written.';
+alter table busymate_stats_internal.roster_state alter column types set storage external;
+comment on table busymate_stats_internal.roster_state is 'Every device, counted. The newest row counts.';
+comment on column busymate_stats_internal.roster_state.version is 'Counts up.';
+comment on column busymate_stats_internal.roster_state.gen is 'The generation of the threshold whose writers were waited for.';
+comment on column busymate_stats_internal.roster_state.fingerprint is 'What the relation was like: its file, its trigger and its columns.';
+comment on column busymate_stats_internal.roster_state.since is 'Last signs of life are told apart from this moment on,';
+comment on column busymate_stats_internal.roster_state.until is 'up to this one.';
+comment on column busymate_stats_internal.roster_state.total is 'Devices.';
+comment on column busymate_stats_internal.roster_state.types is 'Devices by connection type.';
+comment on column busymate_stats_internal.roster_state.took is 'How long counting took, in microseconds.';
+comment on column busymate_stats_internal.roster_state.counted_at is 'When the row was written.';
 
-create table busymate_stats.roster_moments (
+create table busymate_stats_internal.roster_moments (
     version bigint not null,
     first timestamptz not null,
     silent bigint not null,
     moments bytea not null,
     primary key (version, first)
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-alter table busymate_stats.roster_moments alter column moments set storage external;
-comment on table busymate_stats.roster_moments is 'How many devices were last seen when, in portions.';
-comment on column busymate_stats.roster_moments.version is 'The version of the state that it belongs to.';
-comment on column busymate_stats.roster_moments.first is 'The portion''s first moment.';
-comment on column busymate_stats.roster_moments.silent is 'Devices that were last seen before.';
-comment on column busymate_stats.roster_moments.moments is 'Moments, and how many devices were last seen then.';
+alter table busymate_stats_internal.roster_moments alter column moments set storage external;
+comment on table busymate_stats_internal.roster_moments is 'How many devices were last seen when, in portions.';
+comment on column busymate_stats_internal.roster_moments.version is 'The version of the state that it belongs to.';
+comment on column busymate_stats_internal.roster_moments.first is 'The portion''s first moment.';
+comment on column busymate_stats_internal.roster_moments.silent is 'Devices that were last seen before.';
+comment on column busymate_stats_internal.roster_moments.moments is 'Moments, and how many devices were last seen then.';
 
-create function busymate_stats.roster_change() returns trigger
+create function busymate_stats_internal.roster_change() returns trigger
     language c as 'MODULE_PATHNAME', 'roster_change_wrapper';
-comment on function busymate_stats.roster_change() is
+comment on function busymate_stats_internal.roster_change() is
     'Trigger: writes down what changes the number of devices, their connection types, or who is silent.';
 
 -- The feeds: a function that computes, and the two rows that PostgREST and Realtime serve.
@@ -820,15 +831,15 @@ $$;
 comment on function busymate_stats.grant_api(name) is
     'Lets a database role call the API and read the feeds. What its users then see is decided by their capabilities.';
 
-create table busymate_stats.publications (
+create table busymate_stats_internal.publications (
     name name primary key
 );
-comment on table busymate_stats.publications is
+comment on table busymate_stats_internal.publications is
     'Publications that publish() has put the feeds into: a dump loses the membership, this row does not.';
-comment on column busymate_stats.publications.name is 'The publication''s name.';
-select pg_catalog.pg_extension_config_dump('busymate_stats.publications', '');
+comment on column busymate_stats_internal.publications.name is 'The publication''s name.';
+select pg_catalog.pg_extension_config_dump('busymate_stats_internal.publications', '');
 
-create function busymate_stats.add_to_publication(publication name) returns void
+create function busymate_stats_internal.add_to_publication(publication name) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
@@ -844,10 +855,10 @@ begin
     end loop;
 end
 $$;
-comment on function busymate_stats.add_to_publication(name) is 'Adds the two feeds to a publication, where they are missing.';
+comment on function busymate_stats_internal.add_to_publication(name) is 'Adds the two feeds to a publication, where they are missing.';
 
 -- What Realtime asks of a table before it delivers a change of it.
-create function busymate_stats.require_publishable(feed regclass) returns void
+create function busymate_stats_internal.require_publishable(feed regclass) returns void
     language plpgsql stable
     set search_path = pg_catalog, pg_temp
     as $$
@@ -877,13 +888,13 @@ begin
     end if;
 end
 $$;
-comment on function busymate_stats.require_publishable(regclass) is
+comment on function busymate_stats_internal.require_publishable(regclass) is
     'Raises an error where Realtime could not deliver the changes of a table.';
 
 -- What Realtime asks of the server. A view, so that health can read it for its own readers.
 -- output_plugin_libraries came with the minor releases of August 2026, and only superusers and pg_read_all_settings see it:
 -- nothing is said of it to others.
-create view busymate_stats.realtime_needs with (security_barrier = true) as
+create view busymate_stats_internal.realtime_needs with (security_barrier = true) as
     with setting as (
         select (select s.setting from pg_catalog.pg_settings s where s.name = 'wal_level') as wal_level,
                (select s.setting::int from pg_catalog.pg_settings s where s.name = 'max_replication_slots') as slots,
@@ -943,10 +954,10 @@ create view busymate_stats.realtime_needs with (security_barrier = true) as
            pg_catalog.format('Run ALTER SYSTEM SET max_wal_senders = %s, then restart the server.', used.senders + 5)
       from setting, used
      where used.senders >= setting.senders and not used.by_realtime;
-comment on view busymate_stats.realtime_needs is
+comment on view busymate_stats_internal.realtime_needs is
     'What keeps Realtime from reading this server, and what mends it: publish() warns of it, and health shows it.';
-comment on column busymate_stats.realtime_needs.problem is 'What is missing.';
-comment on column busymate_stats.realtime_needs.remedy is 'What to run.';
+comment on column busymate_stats_internal.realtime_needs.problem is 'What is missing.';
+comment on column busymate_stats_internal.realtime_needs.remedy is 'What to run.';
 
 create function busymate_stats.publish(publication name default 'supabase_realtime', create_missing boolean default false)
     returns void
@@ -958,7 +969,7 @@ declare
     feed regclass;
     need record;
 begin
-    perform busymate_stats.require_matching_version();
+    perform busymate_stats_internal.require_matching_version();
     if current_setting('wal_level') <> 'logical' then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
@@ -966,10 +977,10 @@ begin
             hint = 'Run ALTER SYSTEM SET wal_level = logical, then restart the server.';
     end if;
     foreach feed in array array['public.service_stats', 'public.service_status']::regclass[] loop
-        perform busymate_stats.require_publishable(feed);
+        perform busymate_stats_internal.require_publishable(feed);
     end loop;
     -- Another consumer than Realtime may do without: told, not refused.
-    for need in select problem, remedy from busymate_stats.realtime_needs loop
+    for need in select problem, remedy from busymate_stats_internal.realtime_needs loop
         raise warning using
             errcode = 'object_not_in_prerequisite_state', message = need.problem, hint = need.remedy;
     end loop;
@@ -988,7 +999,7 @@ begin
             message = format('publication "%s" does not publish updates', publication),
             hint = format('Run ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'').', publication);
     end if;
-    perform busymate_stats.add_to_publication(publication);
+    perform busymate_stats_internal.add_to_publication(publication);
     -- A feed that was in it already, with part of its columns or rows: Realtime would push half a snapshot, or none.
     select member.relid into feed
       from pg_get_publication_tables(publication) member
@@ -1004,23 +1015,23 @@ begin
             message = format('publication "%s" has table %s with a column list or a row filter', publication, feed),
             hint = format('Run ALTER PUBLICATION %I DROP TABLE %s, then publish again.', publication, feed);
     end if;
-    insert into busymate_stats.publications (name) values (publication) on conflict do nothing;
+    insert into busymate_stats_internal.publications (name) values (publication) on conflict do nothing;
 end
 $$;
 comment on function busymate_stats.publish(name, boolean) is
     'Adds the two feeds to the publication that Realtime reads, and remembers it. Does nothing where they are in it.';
 
-create function busymate_stats.require_matching_version() returns void
+create function busymate_stats_internal.require_matching_version() returns void
     language c
     set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'require_matching_version_wrapper';
-comment on function busymate_stats.require_matching_version() is
+comment on function busymate_stats_internal.require_matching_version() is
     'Raises an error where the library and the extension differ in version.';
 
 -- What others have put on the extension's tables. A statement that writes into such a table runs it: a trigger with the
 -- writer's rights, a foreign key with a right to refuse. The library asks before it writes; see docs/security.md.
 
-create view busymate_stats.foreign_objects with (security_invoker = true) as
+create view busymate_stats_internal.foreign_objects with (security_invoker = true) as
     with member as not materialized (
         select d.classid, d.objid
           from pg_depend d
@@ -1059,7 +1070,7 @@ create view busymate_stats.foreign_objects with (security_invoker = true) as
       join pg_roles author on author.oid = f.proowner
       -- Not those of foreign keys; those that are switched off, or for TRUNCATE alone, run in no statement that writes.
      where not t.tgisinternal and t.tgenabled <> 'D' and t.tgtype & 28 <> 0
-       and not (t.tgqual is null and t.tgnargs = 0 and f.pronamespace = 'busymate_stats'::regnamespace
+       and not (t.tgqual is null and t.tgnargs = 0 and f.pronamespace = 'busymate_stats_internal'::regnamespace
                 and exists (select from member m where m.classid = 'pg_proc'::regclass and m.objid = f.oid)
                 and (own.relname::text, t.tgname::text, f.proname::text) in (
                     ('roles', 'guard', 'guard_roles'), ('roles', 'stamp', 'stamp_change'),
@@ -1095,10 +1106,10 @@ create view busymate_stats.foreign_objects with (security_invoker = true) as
                       and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass,
                                            'pg_opclass'::regclass)
      where not exists (select from member m where m.classid = d.refclassid and m.objid = d.refobjid);
-comment on view busymate_stats.foreign_objects is
+comment on view busymate_stats_internal.foreign_objects is
     'What others have put on the extension''s tables: while it is there, neither the worker nor anybody with the owner''s rights writes into the table.';
-comment on column busymate_stats.foreign_objects.relation is 'The table.';
-comment on column busymate_stats.foreign_objects.object is 'What stands on it.';
+comment on column busymate_stats_internal.foreign_objects.relation is 'The table.';
+comment on column busymate_stats_internal.foreign_objects.object is 'What stands on it.';
 
 -- The infrastructure: what is watched, what was found, and who may say so.
 
@@ -1130,17 +1141,17 @@ comment on column busymate_stats.components.enabled is 'Whether it is watched, a
 comment on column busymate_stats.components.position is 'Where it stands in the snapshot: by position, then key.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.components', '');
 
-create function busymate_stats.guard_components() returns trigger
+create function busymate_stats_internal.guard_components() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_components_wrapper';
-comment on function busymate_stats.guard_components() is 'Trigger: refuses what could not be watched, and names the column.';
+comment on function busymate_stats_internal.guard_components() is 'Trigger: refuses what could not be watched, and names the column.';
 create trigger guard before insert or update on busymate_stats.components
-    for each row execute function busymate_stats.guard_components();
+    for each row execute function busymate_stats_internal.guard_components();
 
-create function busymate_stats.guard_component_count() returns trigger
+create function busymate_stats_internal.guard_component_count() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_component_count_wrapper';
-comment on function busymate_stats.guard_component_count() is 'Trigger: keeps the number of components that are watched.';
+comment on function busymate_stats_internal.guard_component_count() is 'Trigger: keeps the number of components that are watched.';
 create trigger guard_component_count after insert or update on busymate_stats.components
-    for each statement execute function busymate_stats.guard_component_count();
+    for each statement execute function busymate_stats_internal.guard_component_count();
 
 alter table busymate_stats.components enable row level security;
 create policy components_view on busymate_stats.components for select
@@ -1157,22 +1168,22 @@ comment on policy components_update on busymate_stats.components is 'Who holds s
 comment on policy components_delete on busymate_stats.components is 'Who holds status:edit drops components.';
 
 -- One row for all components: a check then costs one new row version, however many there are.
-create table busymate_stats.component_checks (
+create table busymate_stats_internal.component_checks (
     id int primary key default 1 check (id = 1),
     checked_at timestamptz not null,
     reasons jsonb not null
 ) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
         autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
-comment on table busymate_stats.component_checks is 'What this server''s last check found. Read it through component_health.';
-comment on column busymate_stats.component_checks.id is 'Always 1.';
-comment on column busymate_stats.component_checks.checked_at is 'When the check ended.';
-comment on column busymate_stats.component_checks.reasons is 'By key: what is wrong, or null.';
+comment on table busymate_stats_internal.component_checks is 'What this server''s last check found. Read it through component_health.';
+comment on column busymate_stats_internal.component_checks.id is 'Always 1.';
+comment on column busymate_stats_internal.component_checks.checked_at is 'When the check ended.';
+comment on column busymate_stats_internal.component_checks.reasons is 'By key: what is wrong, or null.';
 
 -- Like health, the view runs with its owner's rights and says itself who sees its rows.
 create view busymate_stats.component_health with (security_barrier = true) as
     select component.key, checks.reasons ->> component.key as reason, checks.checked_at
       from busymate_stats.components component
-      left join busymate_stats.component_checks checks on checks.reasons ? component.key
+      left join busymate_stats_internal.component_checks checks on checks.reasons ? component.key
      where (select public.has_capability('status', 'view') or pg_catalog.pg_has_role('pg_monitor', 'usage'));
 comment on view busymate_stats.component_health is
     'Why a component is not as it should be, by this server''s last check: for holders of status:view, and members of pg_monitor.';
@@ -1196,7 +1207,7 @@ comment on function public.report_status(jsonb) is
 
 -- How the feeds are kept, and how one sees that.
 
-create table busymate_stats.feed_health (
+create table busymate_stats_internal.feed_health (
     feed text primary key,
     last_refresh timestamptz,
     duration interval,
@@ -1206,33 +1217,33 @@ create table busymate_stats.feed_health (
     note_since timestamptz
 ) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
         autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
-comment on table busymate_stats.feed_health is 'How the last refresh of each feed ended. Read it through health.';
-comment on column busymate_stats.feed_health.feed is 'The feed.';
-comment on column busymate_stats.feed_health.last_refresh is 'When it was last refreshed.';
-comment on column busymate_stats.feed_health.duration is 'How long that took.';
-comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
-comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known.';
-comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
+comment on table busymate_stats_internal.feed_health is 'How the last refresh of each feed ended. Read it through health.';
+comment on column busymate_stats_internal.feed_health.feed is 'The feed.';
+comment on column busymate_stats_internal.feed_health.last_refresh is 'When it was last refreshed.';
+comment on column busymate_stats_internal.feed_health.duration is 'How long that took.';
+comment on column busymate_stats_internal.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
+comment on column busymate_stats_internal.feed_health.error_since is 'Since when they fail.';
+comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known.';
+comment on column busymate_stats_internal.feed_health.note_since is 'Since when there is something to note.';
 
-create function busymate_stats.restore_publications() returns void
+create function busymate_stats_internal.restore_publications() returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
 begin
-    perform busymate_stats.add_to_publication(remembered.name)
-       from busymate_stats.publications remembered
+    perform busymate_stats_internal.add_to_publication(remembered.name)
+       from busymate_stats_internal.publications remembered
        join pg_publication present on present.pubname = remembered.name;
 end
 $$;
-comment on function busymate_stats.restore_publications() is
+comment on function busymate_stats_internal.restore_publications() is
     'Puts the feeds back into the publications that publish() remembered and that are still there.';
 
-create function busymate_stats.announce() returns void
+create function busymate_stats_internal.announce() returns void
     language c
     set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'announce_wrapper';
-comment on function busymate_stats.announce() is
+comment on function busymate_stats_internal.announce() is
     'Has the launcher look at this database once the running transaction has committed.';
 
 -- The view runs with its owner's rights and says itself who sees its rows. What it shows of the launcher it reads from a
@@ -1251,10 +1262,10 @@ create view busymate_stats.health with (security_barrier = true) as
             or pg_catalog.pg_has_role('pg_monitor', 'usage')
     ),
     facts as (
-        select exists (select from busymate_stats.attachment) as attached,
+        select exists (select from busymate_stats_internal.attachment) as attached,
                (select e.extversion from pg_catalog.pg_extension e where e.extname = 'busymate_stats') as extension,
                (select pg_catalog.jsonb_agg(remembered.name order by remembered.name)
-                  from busymate_stats.publications remembered
+                  from busymate_stats_internal.publications remembered
                  where exists (
                      select from (values ('public.service_stats'::pg_catalog.regclass),
                                          ('public.service_status'::pg_catalog.regclass)) feed (relid)
@@ -1268,8 +1279,8 @@ create view busymate_stats.health with (security_barrier = true) as
                                   where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
                                     and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished,
                (select pg_catalog.jsonb_agg(pg_catalog.format('%s. %s', need.problem, need.remedy))
-                  from busymate_stats.realtime_needs need
-                 where exists (select from busymate_stats.publications)) as needs,
+                  from busymate_stats_internal.realtime_needs need
+                 where exists (select from busymate_stats_internal.publications)) as needs,
                -- Views that read a feed, or a view of it, with their owner's rights, or keep a copy.
                (with recursive reader as (
                     select r.ev_class as oid
@@ -1316,7 +1327,7 @@ create view busymate_stats.health with (security_barrier = true) as
                'extension_version', facts.extension,
                'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
                'foreign_objects', (select coalesce(pg_catalog.jsonb_agg(distinct foreign_object.object), '[]')
-                                     from busymate_stats.foreign_objects foreign_object),
+                                     from busymate_stats_internal.foreign_objects foreign_object),
                -- Functions beside the API's: where the arguments of a call fit both, PostgreSQL and PostgREST take neither.
                'overloads', (select coalesce(pg_catalog.jsonb_agg(other.oid::pg_catalog.regprocedure::text
                                                                   order by other.oid::pg_catalog.regprocedure::text), '[]')
@@ -1333,7 +1344,7 @@ create view busymate_stats.health with (security_barrier = true) as
            ) as detail
       from launcher
      cross join facts
-      left join busymate_stats.feed_health kept on kept.feed = 'stats'
+      left join busymate_stats_internal.feed_health kept on kept.feed = 'stats'
     union all
     select 'seal', kept.last_refresh, pg_catalog.clock_timestamp() - kept.last_refresh, null, kept.last_error,
            case when not facts.attached or launcher.seal_interval = interval '0' then false
@@ -1363,19 +1374,19 @@ create view busymate_stats.health with (security_barrier = true) as
                    'since', coalesce(devices.error_since, devices.note_since)))
       from launcher
      cross join facts
-      left join busymate_stats.feed_health kept on kept.feed = 'seal'
-      left join busymate_stats.feed_health verified on verified.feed = 'verify'
+      left join busymate_stats_internal.feed_health kept on kept.feed = 'seal'
+      left join busymate_stats_internal.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total,
                         case when s.boundary > now.moment + interval '1 day' then 'sealed beyond the clock: it was set back'
                              when s.boundary < now.moment - interval '1 day' then 'sealed more than a day ago'
                         end as far,
                         case when s.boundary > now.moment then s.made_at else s.boundary + interval '1 day' end as far_since
-                   from busymate_stats.seal_state s, (select pg_catalog.clock_timestamp()) now (moment)
+                   from busymate_stats_internal.seal_state s, (select pg_catalog.clock_timestamp()) now (moment)
                   where s.boundary = s.goal order by s.version desc limit 1) sealed on true
-      left join (select m.reason, m.made_at from busymate_stats.seal_markers m
+      left join (select m.reason, m.made_at from busymate_stats_internal.seal_markers m
                   order by m.made_at limit 1) marked on true
-      left join busymate_stats.feed_health devices on devices.feed = 'devices'
-      left join (select r.counted_at, r.took from busymate_stats.roster_state r
+      left join busymate_stats_internal.feed_health devices on devices.feed = 'devices'
+      left join (select r.counted_at, r.took from busymate_stats_internal.roster_state r
                   order by r.version desc limit 1) roster on true
     union all
     -- Its age is that of the row, whoever wrote it.
@@ -1399,8 +1410,8 @@ create view busymate_stats.health with (security_barrier = true) as
            )
       from launcher
       left join public.service_status written on written.id = 1
-      left join busymate_stats.feed_health kept on kept.feed = 'status'
-      left join busymate_stats.feed_health report on report.feed = 'report';
+      left join busymate_stats_internal.feed_health kept on kept.feed = 'status'
+      left join busymate_stats_internal.feed_health report on report.feed = 'report';
 comment on view busymate_stats.health is
     'How the feeds are kept: for holders of stats:view or status:view, and members of pg_monitor.';
 comment on column busymate_stats.health.feed is 'The feed.';
@@ -1435,7 +1446,7 @@ comment on function public.mcp() is
 
 -- PostgREST keeps a copy of the schema. It reads it anew when told so, once the transaction has committed.
 
-create function busymate_stats.reload_before_drop() returns event_trigger
+create function busymate_stats_internal.reload_before_drop() returns event_trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
@@ -1447,12 +1458,12 @@ exception when others then
     null;
 end
 $$;
-comment on function busymate_stats.reload_before_drop() is
+comment on function busymate_stats_internal.reload_before_drop() is
     'Event trigger: tells PostgREST to read the schema anew once a DROP EXTENSION has committed.';
 
 create event trigger busymate_stats_reload on ddl_command_start
     when tag in ('DROP EXTENSION')
-    execute function busymate_stats.reload_before_drop();
+    execute function busymate_stats_internal.reload_before_drop();
 -- PostgREST reads the schema whatever session_replication_role was in force.
 alter event trigger busymate_stats_reload enable always;
 comment on event trigger busymate_stats_reload is
@@ -1461,9 +1472,9 @@ comment on event trigger busymate_stats_reload is
 -- Nobody but the owner reads, changes or empties the extension's own means, whatever they have been granted: scripts that
 -- GRANT ALL ON ALL TABLES IN SCHEMA are common. The tables that users may edit have policies of their own.
 
-create function busymate_stats.guard_truncate_owner() returns trigger
+create function busymate_stats_internal.guard_truncate_owner() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_truncate_owner_wrapper';
-comment on function busymate_stats.guard_truncate_owner() is
+comment on function busymate_stats_internal.guard_truncate_owner() is
     'Trigger: TRUNCATE, which no policy stops, is for the table''s owner.';
 
 do $internals$
@@ -1483,7 +1494,7 @@ begin
         execute pg_catalog.format('alter table %s enable row level security', member);
         if not exists (select from pg_catalog.pg_trigger t where t.tgrelid = member and t.tgname = 'guard_truncate') then
             execute pg_catalog.format('create trigger guard_truncate before truncate on %s
-                                           for each statement execute function busymate_stats.guard_truncate_owner()',
+                                           for each statement execute function busymate_stats_internal.guard_truncate_owner()',
                                       member);
         end if;
     end loop;
@@ -1523,11 +1534,11 @@ begin
               from pg_catalog.pg_type t join member m on m.objid = t.oid
              where m.classid = 'pg_catalog.pg_type'::pg_catalog.regclass and t.typtype = 'd'
             union all
-            -- Not a member, but made for us a moment ago, with the same defaults.
+            -- Made for us a moment ago, with the same defaults. One is a member.
             select 'schema ' || n.nspname, n.nspowner,
                    coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))
               from pg_catalog.pg_namespace n
-             where n.nspname = 'busymate_stats'
+             where n.nspname in ('busymate_stats', 'busymate_stats_internal')
         )
         select pg_catalog.format('revoke all on %s from %s cascade', object.name,
                                  case held.grantee when 0 then 'public' else held.grantee::pg_catalog.regrole::text end)
@@ -1559,6 +1570,6 @@ begin
 end
 $notice$;
 
-select busymate_stats.announce();
+select busymate_stats_internal.announce();
 
 notify pgrst, 'reload schema';

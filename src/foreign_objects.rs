@@ -1,7 +1,7 @@
 //! Keeps what runs with more rights than its author's off the extension's tables: a superuser, the worker, or a function
 //! with its owner's rights writes into them only while nothing of anybody else stands on them.
 //!
-//! Which objects are foreign, view `busymate_stats.foreign_objects` says, for `health` too.
+//! Which objects are foreign, view `busymate_stats_internal.foreign_objects` says, for `health` too.
 
 use crate::error::UserError;
 use crate::pg::identity::{as_owner, current_role, owner_of};
@@ -9,11 +9,12 @@ use crate::pg::partition::changes_of_any;
 use crate::pg::query::{Param, select_planned};
 use crate::pg::scan::find_schema;
 use crate::pg::write_guard::{self, Target};
+use crate::schemas::{INTERNAL, OPERATORS};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::RefCell;
 
-/// The tables that are not in the extension's own schema.
+/// The tables that are in neither of the extension's own schemas.
 const FEEDS: [&str; 2] = ["service_stats", "service_status"];
 
 /// Has every write looked at.
@@ -26,7 +27,8 @@ fn check(target: Target) {
     let relation = target.relation;
     let (schema, name) = write_guard::name_of(relation);
     // Most tables that a superuser writes into are somebody's, and so are known by their names.
-    let may_be_own = find_schema("busymate_stats") == Some(schema) || FEEDS.contains(&&*name);
+    let may_be_own =
+        [OPERATORS, INTERNAL].iter().any(|own| find_schema(own) == Some(schema)) || FEEDS.contains(&&*name);
     if !(may_be_own || target.is_meant_as_own) || write_guard::is_installing() {
         return;
     }

@@ -149,8 +149,8 @@ fn capabilities_do_not_replace_grants() {
         "select busymate_stats.version()",
         "select from busymate_stats.my_capabilities",
         "select from busymate_stats.roles",
-        "select from busymate_stats.attachment",
-        "select from busymate_stats.publications",
+        "select from busymate_stats_internal.attachment",
+        "select from busymate_stats_internal.publications",
         "truncate public.service_stats",
         "update public.service_stats set id = 1",
     ]);

@@ -293,6 +293,6 @@ fn nothing_is_attached_by_a_refused_attach() {
     let (_, mut client) = tables("nothing");
     client.batch_execute("alter table public.devices drop name").unwrap();
     refusal(&mut client, ATTACH);
-    assert_eq!(value::<i64>(&mut client, "select count(*) from busymate_stats.attachment"), 0);
+    assert_eq!(value::<i64>(&mut client, "select count(*) from busymate_stats_internal.attachment"), 0);
     assert_eq!(refusal(&mut client, "select public.get_stats()").message, "no fleet is attached");
 }

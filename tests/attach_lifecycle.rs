@@ -15,7 +15,8 @@ const TABLES: &str = "
 const ATTACH: &str = "select busymate_stats.attach('own.entries', 'own.devices')";
 
 fn attached(client: &mut Client) -> Vec<(String, bool)> {
-    let rows = client.query("select entries::text, implied from busymate_stats.attachment", &[]).unwrap();
+    let rows =
+        client.query("select entries::text, implied from busymate_stats_internal.attachment", &[]).unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 

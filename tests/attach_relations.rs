@@ -132,7 +132,7 @@ fn only_the_owner_attaches() {
         ("42501", "must be owner of relation public.entries")
     );
     client.batch_execute("set role member_of_both; select busymate_stats.detach(); reset role").unwrap();
-    assert_eq!(value::<i64>(&mut client, "select count(*) from busymate_stats.attachment"), 0);
+    assert_eq!(value::<i64>(&mut client, "select count(*) from busymate_stats_internal.attachment"), 0);
 }
 
 /// An owner that may not read what his view reads is told so when he attaches, not at the first refresh.

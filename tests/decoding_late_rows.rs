@@ -245,7 +245,7 @@ fn decode(database: &str, client: &mut Client, case: &Case, failures: &mut Vec<S
         writer.batch_execute(&statements.replace("DATABASE", database)).unwrap();
     }
     is_sealed_and_right(client);
-    let waiting = "select count(*) from busymate_stats.late_changes";
+    let waiting = "select count(*) from busymate_stats_internal.late_changes";
     eventually("the late changes are counted and gone", || {
         (value::<i64>(client, waiting) == 0).then_some(())
     });
@@ -258,7 +258,7 @@ fn decode(database: &str, client: &mut Client, case: &Case, failures: &mut Vec<S
         }
         expected += ", late_changes (0, 0), feeds true";
         let found = slot.read(client).map(|changes| {
-            let late = "busymate_stats.late_changes";
+            let late = "busymate_stats_internal.late_changes";
             // Of late_changes, which has REPLICA IDENTITY NOTHING, no old row is logged when it is deleted: pgoutput sends
             // nothing then, wal2json gives nothing and warns unless its filters leave the table out, and test_decoding says
             // that a row was deleted, and not which.

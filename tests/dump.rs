@@ -168,8 +168,10 @@ fn a_dump_loses_the_membership_and_keeps_the_memory_of_it() {
     dump::restore_plain(cluster, &dump::plain(cluster, &from), &to);
     let mut other = cluster.connect(&to);
     assert_eq!(list(&mut other, members), ["Geräte"]);
-    assert_eq!(list(&mut other, "select name from busymate_stats.publications"), ["Real time"]);
-    other.batch_execute("select busymate_stats.publish(name) from busymate_stats.publications").unwrap();
+    assert_eq!(list(&mut other, "select name from busymate_stats_internal.publications"), ["Real time"]);
+    other
+        .batch_execute("select busymate_stats.publish(name) from busymate_stats_internal.publications")
+        .unwrap();
     assert_eq!(list(&mut other, members), ["Geräte", "service_stats", "service_status"]);
 }
 

@@ -103,7 +103,7 @@ fn prepare(cluster: &Cluster) -> String {
 fn caught_up(client: &mut Client) -> Duration {
     let started = Instant::now();
     let sealed = "select coalesce(max(boundary) > clock_timestamp() - interval '15 seconds', false)
-                    from busymate_stats.seal_state";
+                    from busymate_stats_internal.seal_state";
     eventually_within(Duration::from_secs(900), "the seal catches up", || {
         value::<bool>(client, sealed).then_some(())
     });
@@ -165,9 +165,9 @@ fn line(minute: &str, case: &Case, session: &mut Client, fresh: &mut Client) -> 
     let (bytes, largest) = sizes(session);
     let behind: f64 = value(
         session,
-        "select extract(epoch from clock_timestamp() - max(boundary))::float8 from busymate_stats.seal_state",
+        "select extract(epoch from clock_timestamp() - max(boundary))::float8 from busymate_stats_internal.seal_state",
     );
-    let late: i64 = value(session, "select count(*) from busymate_stats.late_changes");
+    let late: i64 = value(session, "select count(*) from busymate_stats_internal.late_changes");
     format!(
         "| {} | {minute} | {:.2} | {first:.1} | {behind:.0} | {late} | {:.1} | {largest} |",
         case.told,

@@ -29,7 +29,7 @@ fn objects(client: &mut Client) -> Vec<String> {
            from (select 'pg_class'::regclass, oid, relnamespace from pg_class
                  union all select 'pg_proc'::regclass, oid, pronamespace from pg_proc
                  union all select 'pg_type'::regclass, oid, typnamespace from pg_type) o (classid, objid, namespace)
-          where namespace::regnamespace::text in ('busymate_stats', 'public')",
+          where namespace::regnamespace::text in ('busymate_stats', 'busymate_stats_internal', 'public')",
     )
 }
 

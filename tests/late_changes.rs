@@ -71,7 +71,7 @@ fn a_block_for_each_row_is_kept_in_few_packs() {
          end $$",
     );
     assert_eq!(fleet.late_changes(), 50);
-    let packs: i64 = value(&mut fleet.admin, "select count(*) from busymate_stats.late_changes");
+    let packs: i64 = value(&mut fleet.admin, "select count(*) from busymate_stats_internal.late_changes");
     assert!(packs < 10, "{packs} packs");
     fleet.is_sealed();
     fleet.tick();
@@ -170,7 +170,7 @@ fn rows_older_than_every_window_are_noted_by_the_hour() {
     );
     assert_eq!(fleet.late_changes(), 500);
     let bytes: i64 =
-        value(&mut fleet.admin, "select sum(length(packed))::int8 from busymate_stats.late_changes");
+        value(&mut fleet.admin, "select sum(length(packed))::int8 from busymate_stats_internal.late_changes");
     assert!(bytes < 100, "{bytes} bytes");
     fleet.is_sealed();
     is_exact_after(
@@ -191,7 +191,7 @@ fn hours_are_counted_once_by_a_rebuild() {
     );
     fleet.tick();
     fleet.tick();
-    fleet.run("insert into busymate_stats.seal_markers values ('test', now())");
+    fleet.run("insert into busymate_stats_internal.seal_markers values ('test', now())");
     let mut chunks = 0;
     while fleet.step("seal") == "moved" {
         chunks += 1;
@@ -212,7 +212,7 @@ fn hours_are_counted_once_by_a_rebuild() {
 fn a_pack_wider_than_a_chunk_is_folded_in_by_parts() {
     let mut fleet = sealed();
     fleet.run("insert into public.entries (created_at, owner) select now() - n * interval '20 min', 0 from generate_series(0, 60) n");
-    fleet.run("insert into busymate_stats.seal_markers values ('test', now())");
+    fleet.run("insert into busymate_stats_internal.seal_markers values ('test', now())");
     assert_eq!(fleet.step("seal"), "moved");
     let mut chunks = 0;
     loop {
@@ -296,7 +296,7 @@ fn a_prepared_transaction_keeps_its_late_changes_over_a_restart() {
 fn a_session_that_is_ended_while_its_late_changes_are_written_lets_go_of_its_locks() {
     let mut fleet = sealed();
     let mut blocker = fleet.connect();
-    blocker.batch_execute("begin; lock table busymate_stats.late_changes in share mode").unwrap();
+    blocker.batch_execute("begin; lock table busymate_stats_internal.late_changes in share mode").unwrap();
     let mut writer = fleet.connect();
     let pid: i32 = value(&mut writer, "select pg_backend_pid()");
     let thread = std::thread::spawn(move || writer.batch_execute(LATE).unwrap_err());
@@ -323,7 +323,7 @@ fn a_rebuild_over_rows_without_a_beginning_counts_each_hour_once() {
     );
     fleet.tick();
     fleet.tick();
-    fleet.run("insert into busymate_stats.seal_markers values ('test', now())");
+    fleet.run("insert into busymate_stats_internal.seal_markers values ('test', now())");
     for _ in 0..5 {
         assert_eq!(fleet.step("seal"), "moved");
         fleet.run("insert into public.entries (created_at, owner) select now() - interval '5 days 17 min' + n * interval '7 min', 0 from generate_series(-9, 9) n");
@@ -336,9 +336,9 @@ fn a_rebuild_over_rows_without_a_beginning_counts_each_hour_once() {
 fn a_schema_that_is_renamed_for_a_while_loses_nothing() {
     let mut fleet = sealed();
     let mut writer = fleet.connect();
-    fleet.run("alter schema busymate_stats rename to another");
+    fleet.run("alter schema busymate_stats_internal rename to another");
     writer.batch_execute(LATE).unwrap();
-    fleet.run("alter schema another rename to busymate_stats");
+    fleet.run("alter schema another rename to busymate_stats_internal");
     writer.batch_execute(LATE).unwrap();
     assert_eq!(fleet.late_changes(), 2);
     fleet.is_sealed();
@@ -349,14 +349,15 @@ fn another_trigger_with_the_same_function_counts_nothing_and_goes_with_the_fleet
     let mut fleet = sealed();
     fleet.run(
         "create trigger again after insert or update or delete on public.entries
-             for each row execute function busymate_stats.capture_change('created_at')",
+             for each row execute function busymate_stats_internal.capture_change('created_at')",
     );
     fleet.tick();
     fleet.run(LATE);
     assert_eq!(fleet.late_changes(), 1);
     fleet.is_sealed();
     fleet.run("alter trigger busymate_stats_capture on public.entries rename to renamed; select busymate_stats.detach()");
-    let left = "select count(*) from pg_trigger where tgfoid = 'busymate_stats.capture_change'::regproc";
+    let left =
+        "select count(*) from pg_trigger where tgfoid = 'busymate_stats_internal.capture_change'::regproc";
     assert_eq!(value::<i64>(&mut fleet.admin, left), 0);
 }
 
@@ -367,7 +368,7 @@ fn the_function_serves_no_other_kind_of_trigger() {
     {
         fleet.run(&format!(
             "create table test.other (created_at timestamptz);
-             create trigger wrong {kind} execute function busymate_stats.capture_change('created_at')"
+             create trigger wrong {kind} execute function busymate_stats_internal.capture_change('created_at')"
         ));
         let refused =
             fleet.admin.batch_execute("insert into test.other values (now() + interval '1 h')").unwrap_err();
@@ -396,7 +397,7 @@ fn markers_do_not_pile_up_while_nothing_can_be_sealed() {
         fleet.run("insert into public.entries (at, owner) values (now(), 0)");
     }
     fleet.step("seal");
-    let markers = "select count(*) from busymate_stats.seal_markers";
+    let markers = "select count(*) from busymate_stats_internal.seal_markers";
     assert_eq!(value::<i64>(&mut fleet.admin, markers), 1);
     fleet.run("alter table public.entries rename at to created_at");
     fleet.tick();
@@ -409,7 +410,7 @@ fn markers_do_not_pile_up_while_nothing_can_be_sealed() {
 fn what_is_written_early_is_written_in_few_packs() {
     let mut fleet = sealed();
     fleet.run(&format!("begin; {}; savepoint a; {}; release a; commit", late_rows(70), late_rows(60)));
-    let packs: i64 = value(&mut fleet.admin, "select count(*) from busymate_stats.late_changes");
+    let packs: i64 = value(&mut fleet.admin, "select count(*) from busymate_stats_internal.late_changes");
     assert!(packs < 20, "{packs} packs");
     assert_eq!(fleet.late_changes(), 130);
     fleet.is_sealed();
@@ -422,7 +423,7 @@ fn a_trigger_of_ours_on_another_table_counts_nothing() {
     fleet.run(
         "create table test.another (like public.entries including all);
          create trigger busymate_stats_capture after insert or update or delete on test.another
-             for each row execute function busymate_stats.capture_change('created_at');
+             for each row execute function busymate_stats_internal.capture_change('created_at');
          insert into test.another (created_at, owner) values (now() - interval '1 min', 0)",
     );
     assert_eq!(fleet.late_changes(), 0);
@@ -538,7 +539,7 @@ fn late_changes_are_in_every_index_of_their_table() {
     old.batch_execute("begin isolation level repeatable read; select 1").unwrap();
     let mut builder = fleet.connect();
     let thread = std::thread::spawn(move || {
-        builder.batch_execute("reindex index concurrently busymate_stats.late_changes_gen").unwrap();
+        builder.batch_execute("reindex index concurrently busymate_stats_internal.late_changes_gen").unwrap();
     });
     eventually("the new index is ready", || {
         let ready = "select exists (select from pg_index i join pg_class c on c.oid = i.indexrelid
@@ -568,10 +569,10 @@ fn a_single_key_may_be_longer_than_a_page() {
 #[test]
 fn a_table_of_late_changes_that_cannot_be_written_voids_the_seal_and_fails_nobody() {
     let mut fleet = sealed();
-    fleet.run("alter table busymate_stats.late_changes add column more int");
+    fleet.run("alter table busymate_stats_internal.late_changes add column more int");
     fleet.run(LATE);
     fleet.is_plain("late changes cannot be written");
-    fleet.run("alter table busymate_stats.late_changes drop column more");
+    fleet.run("alter table busymate_stats_internal.late_changes drop column more");
 }
 
 #[test]

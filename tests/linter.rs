@@ -85,8 +85,8 @@ const LINTS: &[Lint] = &[
                      where not attisdropped and format_type(atttypid, null) ~ '^reg(?!(class|type|role)$)[a-z]+$'
                        and (select relnamespace >= 16384 or relnamespace = 'public'::regnamespace
                               from pg_class where oid = attrelid)",
-        plant: "alter table busymate_stats.attachment add planted regprocedure",
-        planted: "table busymate_stats.attachment",
+        plant: "alter table busymate_stats_internal.attachment add planted regprocedure",
+        planted: "table busymate_stats_internal.attachment",
     },
     Lint {
         number: "0022",

@@ -101,9 +101,9 @@ fn an_unseal_that_updates_the_state() {
         sabotage: "create function test.unseal() returns event_trigger
                        language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
                    begin
-                       update busymate_stats.seal_state set epoch = epoch + 1
+                       update busymate_stats_internal.seal_state set epoch = epoch + 1
                         where exists (select from pg_event_trigger_ddl_commands() command
-                                        join busymate_stats.attachment a on a.entries = command.objid)
+                                        join busymate_stats_internal.attachment a on a.entries = command.objid)
                           and exists (select from pg_trigger t where t.tgname like 'busymate%' and t.tgenabled <> 'A');
                    end $$;
                    create event trigger unseal on ddl_command_end when tag in ('ALTER TABLE') execute function test.unseal()",

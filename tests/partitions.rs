@@ -303,7 +303,7 @@ fn figures_of_a_role_without_rights_on_partitions_are_exact() {
     let mut fleet = Fleet::over(cluster(), true);
     fleet.run("create role tree_owner; create role tree_writer; grant usage on schema test to tree_owner, tree_writer;
          alter table public.entries owner to tree_owner; alter table public.devices owner to tree_owner;
-         update busymate_stats.attachment set entries_owner = 'tree_owner'::regrole, devices_owner = 'tree_owner'::regrole;
+         update busymate_stats_internal.attachment set entries_owner = 'tree_owner'::regrole, devices_owner = 'tree_owner'::regrole;
          grant select on all tables in schema test to tree_owner;
          grant insert, delete, select on public.entries to tree_writer; grant usage on all sequences in schema test to tree_writer");
     fleet.tick();

@@ -27,7 +27,7 @@ const STRAYS: &str = "insert into public.entries (created_at, host, status, sour
     select now() - interval '15 days' - n * interval '1 hour', 'stray', 404, 'sdk' from generate_series(1, 30) n";
 
 fn epoch(client: &mut Client) -> i64 {
-    value(client, "select max(epoch) from busymate_stats.seal_state")
+    value(client, "select max(epoch) from busymate_stats_internal.seal_state")
 }
 
 fn partitions(client: &mut Client) -> i64 {
@@ -39,7 +39,7 @@ fn partitions(client: &mut Client) -> i64 {
 fn is_sealed(client: &mut Client) {
     let now: String = value(client, "select clock_timestamp()::text");
     let sealed = format!(
-        "select coalesce(max(boundary) > '{now}', false) from busymate_stats.seal_state where boundary = goal"
+        "select coalesce(max(boundary) > '{now}', false) from busymate_stats_internal.seal_state where boundary = goal"
     );
     eventually("it is sealed since", || value::<bool>(client, &sealed).then_some(()));
     wait_for_seal(client);

@@ -21,7 +21,7 @@ fn members(client: &mut Client, publication: &str) -> Vec<String> {
 }
 
 fn remembered(client: &mut Client) -> Vec<String> {
-    list(client, "select name from busymate_stats.publications")
+    list(client, "select name from busymate_stats_internal.publications")
 }
 
 const FEEDS: [&str; 2] = ["public.service_stats", "public.service_status"];
@@ -87,7 +87,7 @@ fn a_publication_of_all_tables_has_them_already() {
              select busymate_stats.assign_role('s', 'x'); update busymate_stats.roles set description = 'd' where name = 'x';
              delete from busymate_stats.roles where name = 'x';
              select busymate_stats.create_fleet_tables(); select busymate_stats.refresh_stats(), busymate_stats.detach();
-             delete from busymate_stats.publications",
+             delete from busymate_stats_internal.publications",
         )
         .unwrap();
 }
@@ -240,7 +240,7 @@ fn a_part_of_a_feed_is_not_taken_for_all_of_it() {
             "select detail -> 'publications_incomplete' from busymate_stats.health where feed = 'stats'";
         assert_eq!(value::<Value>(&mut client, incomplete), serde_json::json!([]));
         client.batch_execute(&format!("alter publication partial set table {part}")).unwrap();
-        client.batch_execute("select busymate_stats.restore_publications()").unwrap();
+        client.batch_execute("select busymate_stats_internal.restore_publications()").unwrap();
         assert_eq!(members(&mut client, "partial"), FEEDS);
         assert_eq!(value::<Value>(&mut client, incomplete), serde_json::json!(["partial"]));
     }

@@ -177,7 +177,7 @@ fn what_a_publication_holds() {
              delete from busymate_stats.roles where name = 'counter';
              select busymate_stats.detach(); select busymate_stats.attach('entries', 'devices');
              select busymate_stats.refresh_stats(); select busymate_stats.detach();
-             delete from busymate_stats.publications",
+             delete from busymate_stats_internal.publications",
         )
         .unwrap();
 }

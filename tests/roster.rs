@@ -33,17 +33,19 @@ fn counted(prefix: &str, devices: i32) -> (String, Client) {
 /// Awaits a count of what is committed by now.
 #[track_caller]
 fn await_count(client: &mut Client) {
-    let begun: i64 = value(client, "select coalesce(max(gen), 0) from busymate_stats.roster_capture");
+    let begun: i64 =
+        value(client, "select coalesce(max(gen), 0) from busymate_stats_internal.roster_capture");
     // A threshold that moves later has a look of its own, so the count that follows sees everything.
-    client.batch_execute("update busymate_stats.roster_capture set due = '-infinity'").unwrap();
+    client.batch_execute("update busymate_stats_internal.roster_capture set due = '-infinity'").unwrap();
     eventually("the devices are counted", || {
-        let gen_: i64 = value(client, "select coalesce(max(gen), -1) from busymate_stats.roster_state");
+        let gen_: i64 =
+            value(client, "select coalesce(max(gen), -1) from busymate_stats_internal.roster_state");
         (gen_ > begun).then_some(())
     });
 }
 
 fn changes(client: &mut Client) -> i64 {
-    value(client, "select count(*) from busymate_stats.roster_changes")
+    value(client, "select count(*) from busymate_stats_internal.roster_changes")
 }
 
 fn devices_health(client: &mut Client) -> Value {
@@ -148,7 +150,7 @@ fn writers_need_no_right_and_take_no_transaction_id_for_nothing() {
         .collect();
     assert_eq!(modes, ["RowExclusiveLock"]);
     writer.batch_execute("commit").unwrap();
-    assert!(writer.batch_execute("select from busymate_stats.roster_changes").is_err());
+    assert!(writer.batch_execute("select from busymate_stats_internal.roster_changes").is_err());
     assert_eq!(agrees(&mut admin)["connection_type_mix"]["pac"], 1);
 }
 
@@ -160,7 +162,7 @@ fn a_writer_that_stays_open_holds_up_the_count_and_nobody() {
     writer
         .batch_execute("begin; insert into public.devices (name, connection_type) values ('open', 'cdp')")
         .unwrap();
-    client.batch_execute("update busymate_stats.roster_capture set due = '-infinity'").unwrap();
+    client.batch_execute("update busymate_stats_internal.roster_capture set due = '-infinity'").unwrap();
     eventually("health names the writer", || {
         let reason = devices_health(&mut client)["reason"].clone();
         reason.as_str().is_some_and(|reason| reason.starts_with("held up by transaction")).then_some(())
@@ -202,7 +204,7 @@ fn a_truncate_of_devices_leaves_the_seal_alone() {
     let (_, mut client) = counted("apart", 5);
     client.batch_execute("truncate public.devices").unwrap();
     assert_eq!(agrees(&mut client)["total_devices"], 0);
-    assert_eq!(value::<i64>(&mut client, "select count(*) from busymate_stats.seal_markers"), 0);
+    assert_eq!(value::<i64>(&mut client, "select count(*) from busymate_stats_internal.seal_markers"), 0);
     await_count(&mut client);
     assert_eq!(agrees(&mut client)["total_devices"], 0);
 }
@@ -262,8 +264,8 @@ fn detach_and_drop_leave_nothing() {
     let left: i64 = value(
         &mut client,
         "select (select count(*) from pg_trigger where tgrelid = 'public.devices'::regclass and not tgisinternal)
-              + (select count(*) from busymate_stats.roster_state) + (select count(*) from busymate_stats.roster_moments)
-              + (select count(*) from busymate_stats.roster_changes) + (select count(*) from busymate_stats.roster_look)",
+              + (select count(*) from busymate_stats_internal.roster_state) + (select count(*) from busymate_stats_internal.roster_moments)
+              + (select count(*) from busymate_stats_internal.roster_changes) + (select count(*) from busymate_stats_internal.roster_look)",
     );
     assert_eq!(left, 0);
     client.batch_execute("insert into public.devices (name) values ('alone')").unwrap();

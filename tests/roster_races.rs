@@ -83,7 +83,7 @@ impl Fleet {
     }
 
     fn changes(&mut self) -> i64 {
-        value(&mut self.admin, "select count(*) from busymate_stats.roster_changes")
+        value(&mut self.admin, "select count(*) from busymate_stats_internal.roster_changes")
     }
 
     #[track_caller]

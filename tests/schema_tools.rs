@@ -246,7 +246,7 @@ fn a_server_without_the_library_reads(partitioned: bool) {
 fn event_triggers(client: &mut Client, action: &str) -> String {
     let query = format!(
         "select coalesce(string_agg(format('alter event trigger %I {action}', evtname), ';'), '') from pg_event_trigger
-          where evtfoid in (select oid from pg_proc where pronamespace = 'busymate_stats'::regnamespace)"
+          where evtfoid in (select oid from pg_proc where pronamespace = 'busymate_stats_internal'::regnamespace)"
     );
     value(client, &query)
 }
@@ -256,7 +256,7 @@ fn triggers(client: &mut Client, action: &str) -> String {
     let query = format!(
         "select string_agg(format('alter table %s {action} trigger %I', tgrelid::regclass, tgname), ';') from pg_trigger
           where tgrelid in ('public.entries'::regclass, 'public.devices'::regclass)
-            and tgfoid in (select oid from pg_proc where pronamespace = 'busymate_stats'::regnamespace)"
+            and tgfoid in (select oid from pg_proc where pronamespace = 'busymate_stats_internal'::regnamespace)"
     );
     value(client, &query)
 }

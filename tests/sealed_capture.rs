@@ -36,7 +36,7 @@ fn sealed() -> (String, Client) {
 fn locks(client: &mut Client) -> Vec<String> {
     let sql = "select c.relname || ' ' || l.mode from pg_locks l
                  join pg_class c on c.oid = l.relation join pg_namespace n on n.oid = c.relnamespace
-                where l.pid = pg_backend_pid() and n.nspname = 'busymate_stats' order by 1";
+                where l.pid = pg_backend_pid() and n.nspname = 'busymate_stats_internal' order by 1";
     client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
@@ -48,7 +48,7 @@ fn locks_for_reading_only(client: &mut Client, statement: &str) {
 }
 
 fn late_changes(client: &mut Client) -> i64 {
-    value(client, "select coalesce(sum(changes), 0)::int8 from busymate_stats.late_changes")
+    value(client, "select coalesce(sum(changes), 0)::int8 from busymate_stats_internal.late_changes")
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn who_may_write_entries_needs_no_right_on_what_is_ours() {
         )
         .unwrap();
     let mut ingest = cluster().connect_as("ingest", &database);
-    assert_eq!(refusal(&mut ingest, "select from busymate_stats.late_changes").code, "42501");
+    assert_eq!(refusal(&mut ingest, "select from busymate_stats_internal.late_changes").code, "42501");
     ingest
         .batch_execute(
             "insert into public.entries (created_at, host) values (now() - interval '1 h', 'late');

@@ -100,7 +100,7 @@ fn a_detached_table_has_no_trace_left() {
     client.batch_execute("select busymate_stats.detach()").unwrap();
     assert_eq!(traces(&mut client), 0);
     client.batch_execute("insert into public.entries (created_at) values (now() - interval '2 h')").unwrap();
-    let kept = "select (select count(*) from busymate_stats.seal_state) + (select count(*) from busymate_stats.seal_keys)
-                     + (select count(*) from busymate_stats.late_changes)";
+    let kept = "select (select count(*) from busymate_stats_internal.seal_state) + (select count(*) from busymate_stats_internal.seal_keys)
+                     + (select count(*) from busymate_stats_internal.late_changes)";
     assert_eq!(value::<i64>(&mut client, kept), 0);
 }

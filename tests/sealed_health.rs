@@ -35,7 +35,7 @@ fn awaited_reason(client: &mut Client, matches: &str) -> String {
 /// Every chunk takes long enough that the next is no longer.
 const SLOW_CHUNKS: &str = "create function public.slowly() returns trigger language plpgsql as 'begin perform pg_sleep(0.2); return null; end';
                            revoke execute on function public.slowly() from public;
-                           create trigger slowly after insert on busymate_stats.seal_state execute function public.slowly()";
+                           create trigger slowly after insert on busymate_stats_internal.seal_state execute function public.slowly()";
 
 #[test]
 fn a_first_seal_is_told_while_it_lasts() {

@@ -32,12 +32,12 @@ const GATES: &str = "
         return null;
     end $$;
     revoke execute on function test.wait_at_gate() from public;
-    create trigger gate after insert on busymate_stats.capture execute function test.wait_at_gate();
-    create trigger gate after insert on busymate_stats.seal_look execute function test.wait_at_gate();
-    create trigger gate after insert on busymate_stats.seal_keys execute function test.wait_at_gate();
-    create trigger gate after insert on busymate_stats.seal_state execute function test.wait_at_gate();
-    create trigger gate after insert or update on busymate_stats.feed_health execute function test.wait_at_gate();
-    create trigger gate after delete on busymate_stats.seal_partitions execute function test.wait_at_gate();";
+    create trigger gate after insert on busymate_stats_internal.capture execute function test.wait_at_gate();
+    create trigger gate after insert on busymate_stats_internal.seal_look execute function test.wait_at_gate();
+    create trigger gate after insert on busymate_stats_internal.seal_keys execute function test.wait_at_gate();
+    create trigger gate after insert on busymate_stats_internal.seal_state execute function test.wait_at_gate();
+    create trigger gate after insert or update on busymate_stats_internal.feed_health execute function test.wait_at_gate();
+    create trigger gate after delete on busymate_stats_internal.seal_partitions execute function test.wait_at_gate();";
 
 struct Fleet<'a> {
     cluster: &'a Cluster,
@@ -76,7 +76,7 @@ impl<'a> Fleet<'a> {
         // What counts everything anew, markers and late changes already gone, touches this table.
         if gate == "seal_partitions" {
             self.client
-                .batch_execute("insert into busymate_stats.seal_markers values ('test', now())")
+                .batch_execute("insert into busymate_stats_internal.seal_markers values ('test', now())")
                 .unwrap();
         }
         let sleeping = "select pid from pg_stat_activity
@@ -105,7 +105,7 @@ impl<'a> Fleet<'a> {
 }
 
 const BOUNDARY: &str = "select coalesce((extract(epoch from max(boundary)) * 1000000)::int8, 0)
-                          from busymate_stats.seal_state where boundary = goal";
+                          from busymate_stats_internal.seal_state where boundary = goal";
 
 const STEPS: [&str; 6] =
     ["capture", "seal_look", "seal_keys", "seal_state", "feed_health", "seal_partitions"];
@@ -163,10 +163,10 @@ fn the_extension_is_dropped_while_a_step_is_under_way() {
 
 const HOLDS: [&str; 7] = [
     "drop extension busymate_stats",
-    "lock table busymate_stats.seal_state",
-    "lock table busymate_stats.attachment",
-    "lock table busymate_stats.late_changes",
-    "lock table busymate_stats.feed_health",
+    "lock table busymate_stats_internal.seal_state",
+    "lock table busymate_stats_internal.attachment",
+    "lock table busymate_stats_internal.late_changes",
+    "lock table busymate_stats_internal.feed_health",
     "lock table public.entries",
     "select busymate_stats.detach()",
 ];

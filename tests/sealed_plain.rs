@@ -100,7 +100,7 @@ fn a_threshold_that_nobody_can_read() {
     let database = cluster.create_database("unreadable");
     let mut client = fleet_in(&cluster, &database);
     wait_for_seal(&mut client);
-    client.batch_execute("delete from busymate_stats.capture").unwrap();
+    client.batch_execute("delete from busymate_stats_internal.capture").unwrap();
     // What stands in memory goes too.
     cluster.restart();
     let mut client = cluster.connect(&database);
@@ -111,7 +111,10 @@ fn a_threshold_that_nobody_can_read() {
             "insert into public.entries (created_at) values (now()), (now() - interval '3 h'), (now() + interval '3 h')",
         )
         .unwrap();
-    assert_eq!(value::<i64>(&mut client, "select sum(changes)::int8 from busymate_stats.late_changes"), 3);
+    assert_eq!(
+        value::<i64>(&mut client, "select sum(changes)::int8 from busymate_stats_internal.late_changes"),
+        3
+    );
     assert_eq!(stats_at(&mut client, "now")["total_entries"], 303);
     client
         .batch_execute(
@@ -153,16 +156,15 @@ fn a_seal_beyond_the_clock() {
     let mut client = sealed();
     let seal_ahead = |client: &mut Client, by: &str| {
         let threshold = format!(
-            "insert into busymate_stats.capture
-             select max(gen) + 1, clock_timestamp() + interval '{by}', '-infinity' from busymate_stats.capture"
+            "insert into busymate_stats_internal.capture
+             select max(gen) + 1, clock_timestamp() + interval '{by}', '-infinity' from busymate_stats_internal.capture"
         );
         client.batch_execute(&threshold).unwrap();
     };
     // By less than a day, answers are corrected.
     seal_ahead(&mut client, "61 min");
     eventually("it is sealed beyond the clock", || {
-        let is_ahead =
-            "select max(boundary) > clock_timestamp() + interval '1 hour' from busymate_stats.seal_state";
+        let is_ahead = "select max(boundary) > clock_timestamp() + interval '1 hour' from busymate_stats_internal.seal_state";
         value::<bool>(&mut client, is_ahead).then_some(())
     });
     assert_eq!(seal(&mut client, "sealed").as_deref(), Some("true"));
@@ -195,7 +197,7 @@ fn a_fleet_that_was_let_go_under_an_old_snapshot() {
     let mut client = cluster.connect(&database);
     client.batch_execute(ENTRIES).unwrap();
     wait_for_seal(&mut client);
-    let gen_of_the_last: i64 = value(&mut client, "select max(gen) from busymate_stats.capture");
+    let gen_of_the_last: i64 = value(&mut client, "select max(gen) from busymate_stats_internal.capture");
     // It may have to give way to a tick. If not, what is sealed stays; and rows go while nobody writes down what changes.
     if let Err(error) = old.batch_execute("select busymate_stats.detach(); commit") {
         assert_eq!(harness::refusal_of(&error).code, "40001");
@@ -206,7 +208,9 @@ fn a_fleet_that_was_let_go_under_an_old_snapshot() {
     client.batch_execute("delete from public.entries where id <= 100").unwrap();
     old.batch_execute("select busymate_stats.attach('public.entries', 'public.devices')").unwrap();
     assert_eq!(stats_at(&mut client, "now")["total_entries"], 200);
-    assert!(value::<i64>(&mut client, "select max(gen) from busymate_stats.capture") > gen_of_the_last);
+    assert!(
+        value::<i64>(&mut client, "select max(gen) from busymate_stats_internal.capture") > gen_of_the_last
+    );
     wait_for_seal(&mut client);
     assert_eq!(stats_at(&mut client, "now")["total_entries"], 200);
 }
@@ -219,7 +223,7 @@ fn a_fleet_is_not_let_go_under_a_snapshot_that_does_not_see_it() {
     // No sealer takes anything away meanwhile that the old snapshot sees.
     let mut holder = cluster().connect(&database);
     holder
-        .batch_execute("begin; lock table busymate_stats.seal_state, busymate_stats.roster_state in share update exclusive mode")
+        .batch_execute("begin; lock table busymate_stats_internal.seal_state, busymate_stats_internal.roster_state in share update exclusive mode")
         .unwrap();
     let mut old = cluster().connect(&database);
     old.batch_execute("begin isolation level repeatable read; select 1").unwrap();

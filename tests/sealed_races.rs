@@ -128,7 +128,7 @@ fn a_sealer_takes_away_the_markers_that_it_saw_and_no_other() {
     fleet.tick();
     fleet.run("truncate public.entries");
     let mut sealer = fleet.begin();
-    fleet.run("insert into busymate_stats.seal_markers values ('another', now())");
+    fleet.run("insert into busymate_stats_internal.seal_markers values ('another', now())");
     sealer.step("seal");
     sealer.commit();
     fleet.is_plain("another");
@@ -156,7 +156,7 @@ const UNSEEN: [(&str, &str); 11] = [
     (
         "without trigger",
         "drop trigger busymate_stats_capture on public.entries; insert into public.entries (created_at, owner) values (now() - interval '1 min', 0);
-         create trigger busymate_stats_capture after insert or update or delete on public.entries for each row execute function busymate_stats.capture_change('created_at');
+         create trigger busymate_stats_capture after insert or update or delete on public.entries for each row execute function busymate_stats_internal.capture_change('created_at');
          alter table public.entries enable always trigger busymate_stats_capture",
     ),
     (
@@ -379,7 +379,7 @@ fn counts_of_keys_that_cannot_be_read_are_counted_anew() {
     fleet.run("insert into public.entries (created_at, owner, host) select now() - interval '1 min', 0, 'k' || n % 60 from generate_series(1, 600) n");
     fleet.tick();
     fleet.is_sealed();
-    fleet.run("update busymate_stats.seal_keys set keys = '\\x010203'");
+    fleet.run("update busymate_stats_internal.seal_keys set keys = '\\x010203'");
     // The list no longer suffices, so those who read, and the sealer, need every key.
     fleet.run("delete from public.entries where host in ('k0', 'k1', 'k10', 'k11', 'k12', 'k13', 'k14')");
     fleet.agrees();

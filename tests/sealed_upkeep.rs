@@ -41,7 +41,7 @@ impl Kept {
             for step in ["threshold", "look", "seal"] {
                 self.sealer
                     .batch_execute(&format!(
-                        "begin isolation level repeatable read; lock table busymate_stats.seal_state in share update exclusive mode;
+                        "begin isolation level repeatable read; lock table busymate_stats_internal.seal_state in share update exclusive mode;
                          lock table public.entries in access share mode; select test.step('{step}', 3600000000); commit"
                     ))
                     .unwrap();
@@ -72,7 +72,7 @@ impl Kept {
     }
 
     fn version(&mut self) -> i64 {
-        value(&mut self.fleet.admin, "select max(version) from busymate_stats.seal_state")
+        value(&mut self.fleet.admin, "select max(version) from busymate_stats_internal.seal_state")
     }
 
     /// How many pages an answer touches, the first one after a tick.

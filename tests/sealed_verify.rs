@@ -33,12 +33,14 @@ fn a_tampered_figure_is_told() {
     assert_eq!(verify(&mut client), [""; 0]);
     // No tick makes it good meanwhile.
     client
-        .batch_execute("begin; lock table busymate_stats.seal_state in share update exclusive mode")
+        .batch_execute("begin; lock table busymate_stats_internal.seal_state in share update exclusive mode")
         .unwrap();
-    client.batch_execute("update busymate_stats.seal_state set total = total + 1").unwrap();
+    client.batch_execute("update busymate_stats_internal.seal_state set total = total + 1").unwrap();
     assert_eq!(verify(&mut client), ["total_entries: 301, 300"]);
     client
-        .batch_execute("update busymate_stats.seal_state set last_hour = last_hour - 2, total = total - 1")
+        .batch_execute(
+            "update busymate_stats_internal.seal_state set last_hour = last_hour - 2, total = total - 1",
+        )
         .unwrap();
     let told = verify(&mut client);
     assert!(told.iter().any(|figure| figure.starts_with("entries_1h: ")), "{told:?}");

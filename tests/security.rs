@@ -83,14 +83,14 @@ fn the_trigger_functions_are_nobodys() {
     client
         .batch_execute(
             "create role security_owner; create schema own authorization security_owner;
-             grant usage on schema busymate_stats to security_owner; set role security_owner;
+             grant usage on schema busymate_stats_internal to security_owner; set role security_owner;
              create table own.rows (created_at timestamptz, host text)",
         )
         .unwrap();
     let functions = client
         .query(
             "select p.oid::regprocedure::text, p.prosrc from pg_proc p
-              where p.pronamespace = 'busymate_stats'::regnamespace and p.prorettype = 'trigger'::regtype",
+              where p.pronamespace = 'busymate_stats_internal'::regnamespace and p.prorettype = 'trigger'::regtype",
             &[],
         )
         .unwrap();
@@ -237,7 +237,7 @@ fn nothing_of_others_stands_where_the_worker_writes() {
              where not (select rolsuper from pg_roles where oid = c.relowner)
             union all
             select 'trigger ' || t.tgname, t.tgrelid from pg_trigger t join pg_proc p on p.oid = t.tgfoid
-             where not t.tgisinternal and p.pronamespace <> 'busymate_stats'::regnamespace
+             where not t.tgisinternal and p.pronamespace <> 'busymate_stats_internal'::regnamespace
             union all
             select 'rule ' || r.rulename, r.ev_class from pg_rewrite r join pg_class c on c.oid = r.ev_class
              where c.relkind = 'r'
@@ -254,7 +254,7 @@ fn nothing_of_others_stands_where_the_worker_writes() {
     assert_eq!(found(&mut client), [""; 0]);
     client
         .batch_execute(
-            "create rule planted as on insert to busymate_stats.feed_health do also select 1;
+            "create rule planted as on insert to busymate_stats_internal.feed_health do also select 1;
              create role security_tables; alter table busymate_stats.revoked_tokens owner to security_tables",
         )
         .unwrap();

@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 
 /// What such scripts do, for every schema that the extension has objects in.
 fn grant_all(client: &mut Client, role: &str) {
-    for schema in ["public", "busymate_stats"] {
+    for schema in ["public", "busymate_stats", "busymate_stats_internal"] {
         client
             .batch_execute(&format!(
                 "grant usage on schema {schema} to {role};
@@ -61,7 +61,7 @@ fn what_the_extension_keeps_for_itself_is_closed() {
         .batch_execute(
             "insert into public.entries (host) values ('a.example');
              select busymate_stats.refresh_stats();
-             insert into busymate_stats.publications values ('p');
+             insert into busymate_stats_internal.publications values ('p');
              insert into busymate_stats.revoked_tokens (jti) values ('t');
              select busymate_stats.assign_role('boss', 'admin')",
         )
@@ -120,7 +120,9 @@ fn only_what_its_owner_has_attached_is_read() {
              select busymate_stats.stats_at(now())"
         ))
         .unwrap();
-    client.batch_execute("begin; update busymate_stats.attachment set entries = 'secret.payroll'").unwrap();
+    client
+        .batch_execute("begin; update busymate_stats_internal.attachment set entries = 'secret.payroll'")
+        .unwrap();
     for read in ["select public.get_stats()", "select busymate_stats.stats_recomputed(now())"] {
         client.batch_execute("savepoint s").unwrap();
         let refused = refusal(&mut client, read);
@@ -159,7 +161,7 @@ fn cluster() -> &'static Cluster {
 fn a_poisoned_row_ends_no_worker() {
     let (_, mut client, mut app) = scene_in(cluster(), "poisoned");
     let poison =
-        "insert into busymate_stats.feed_health as kept (feed, last_refresh) values ('report', 'infinity')
+        "insert into busymate_stats_internal.feed_health as kept (feed, last_refresh) values ('report', 'infinity')
                   on conflict (feed) do update set last_refresh = excluded.last_refresh";
     assert_eq!(refusal(&mut app, poison).code, "42501");
     for moment in ["infinity", "-infinity", "294276-12-31"] {
@@ -267,7 +269,7 @@ fn nothing_of_the_extensions_runs_a_trigger_of_others() {
         .unwrap();
     }
     let known: i64 =
-        value(&mut client, "select count(distinct relation) from busymate_stats.foreign_objects");
+        value(&mut client, "select count(distinct relation) from busymate_stats_internal.foreign_objects");
     assert_eq!(known, tables.len() as i64);
     // The library is loaded before the first statement, as where it is preloaded.
     for way in [
@@ -280,7 +282,7 @@ fn nothing_of_the_extensions_runs_a_trigger_of_others() {
         "insert into busymate_stats.components (key, label) values ('k', 'K')",
         "insert into busymate_stats.revoked_tokens (jti) values ('t')",
         "delete from busymate_stats.revoked_tokens",
-        "insert into busymate_stats.publications values ('p')",
+        "insert into busymate_stats_internal.publications values ('p')",
         "update public.service_stats set updated_at = updated_at",
     ] {
         let refused = refusal(&mut client, way);
@@ -325,11 +327,11 @@ fn the_event_trigger_runs_no_trigger_of_others() {
         ))
         .unwrap();
     };
-    let noted = "select count(*) from busymate_stats.seal_partitions";
+    let noted = "select count(*) from busymate_stats_internal.seal_partitions";
     add(&mut app, 1);
     assert_eq!(value::<i64>(&mut client, noted), 1);
     app.batch_execute(&format!(
-        "create trigger climb before insert on busymate_stats.seal_partitions for each row execute function {login}.climb()"
+        "create trigger climb before insert on busymate_stats_internal.seal_partitions for each row execute function {login}.climb()"
     ))
     .unwrap();
     add(&mut app, 2);

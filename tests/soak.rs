@@ -30,7 +30,7 @@ fn databases(cluster: &Cluster) -> (Vec<String>, Client) {
 
 /// How many refreshes the workers have reported.
 fn ticks(cluster: &Cluster, databases: &[String]) -> i64 {
-    let query = "select n_tup_ins + n_tup_upd from pg_stat_user_tables where relid = 'busymate_stats.feed_health'::regclass";
+    let query = "select n_tup_ins + n_tup_upd from pg_stat_user_tables where relid = 'busymate_stats_internal.feed_health'::regclass";
     databases.iter().map(|database| value::<i64>(&mut cluster.connect(database), query)).sum()
 }
 

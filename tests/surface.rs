@@ -13,78 +13,79 @@ const MEMBER_NAMES: &[&str] = &[
     "event trigger busymate_stats_lock",
     "event trigger busymate_stats_partitions",
     "event trigger busymate_stats_reload",
-    "function busymate_stats.add_to_publication(name)",
-    "function busymate_stats.announce()",
     "function busymate_stats.assign_role(text,text)",
     "function busymate_stats.assign_role(uuid,text)",
     "function busymate_stats.attach(regclass,regclass,name,name,name,name,name,name,name,name,name,name)",
-    "function busymate_stats.capture_change()",
     "function busymate_stats.create_fleet_tables()",
     "function busymate_stats.detach()",
     "function busymate_stats.grant_api(name)",
     "function busymate_stats.grant_capability(text,text)",
-    "function busymate_stats.grants_changed()",
-    "function busymate_stats.guard_component_count()",
-    "function busymate_stats.guard_components()",
-    "function busymate_stats.guard_last_admin()",
-    "function busymate_stats.guard_role_capabilities()",
-    "function busymate_stats.guard_roles()",
-    "function busymate_stats.guard_truncate()",
-    "function busymate_stats.guard_truncate_owner()",
-    "function busymate_stats.guard_user_roles()",
-    "function busymate_stats.lock_fleet_first()",
-    "function busymate_stats.note_empty_partitions()",
-    "function busymate_stats.note_owners()",
     "function busymate_stats.publish(name,boolean)",
     "function busymate_stats.refresh_stats()",
     "function busymate_stats.refresh_status()",
-    "function busymate_stats.reload_before_drop()",
-    "function busymate_stats.require_matching_version()",
-    "function busymate_stats.require_publishable(regclass)",
-    "function busymate_stats.restore_publications()",
     "function busymate_stats.revoke_capability(text,text)",
-    "function busymate_stats.roster_change()",
-    "function busymate_stats.stamp_change()",
     "function busymate_stats.stats_at(timestamp with time zone)",
     "function busymate_stats.stats_recomputed(timestamp with time zone)",
     "function busymate_stats.unassign_role(text,text)",
     "function busymate_stats.unassign_role(uuid,text)",
     "function busymate_stats.verify()",
     "function busymate_stats.version()",
+    "function busymate_stats_internal.add_to_publication(name)",
+    "function busymate_stats_internal.announce()",
+    "function busymate_stats_internal.capture_change()",
+    "function busymate_stats_internal.grants_changed()",
+    "function busymate_stats_internal.guard_component_count()",
+    "function busymate_stats_internal.guard_components()",
+    "function busymate_stats_internal.guard_last_admin()",
+    "function busymate_stats_internal.guard_role_capabilities()",
+    "function busymate_stats_internal.guard_roles()",
+    "function busymate_stats_internal.guard_truncate()",
+    "function busymate_stats_internal.guard_truncate_owner()",
+    "function busymate_stats_internal.guard_user_roles()",
+    "function busymate_stats_internal.lock_fleet_first()",
+    "function busymate_stats_internal.note_empty_partitions()",
+    "function busymate_stats_internal.note_owners()",
+    "function busymate_stats_internal.reload_before_drop()",
+    "function busymate_stats_internal.require_matching_version()",
+    "function busymate_stats_internal.require_publishable(regclass)",
+    "function busymate_stats_internal.restore_publications()",
+    "function busymate_stats_internal.roster_change()",
+    "function busymate_stats_internal.stamp_change()",
     "function public.get_stats()",
     "function public.has_capability(text,text)",
     "function public.mcp()",
     "function public.mcp(jsonb)",
     "function public.report_status(jsonb)",
-    "table busymate_stats.attachment",
-    "table busymate_stats.capture",
-    "table busymate_stats.component_checks",
+    "schema busymate_stats_internal",
     "table busymate_stats.components",
-    "table busymate_stats.feed_health",
-    "table busymate_stats.late_changes",
-    "table busymate_stats.publications",
     "table busymate_stats.revoked_tokens",
     "table busymate_stats.role_capabilities",
     "table busymate_stats.roles",
-    "table busymate_stats.roster_capture",
-    "table busymate_stats.roster_changes",
-    "table busymate_stats.roster_look",
-    "table busymate_stats.roster_moments",
-    "table busymate_stats.roster_state",
-    "table busymate_stats.seal_keys",
-    "table busymate_stats.seal_look",
-    "table busymate_stats.seal_markers",
-    "table busymate_stats.seal_partitions",
-    "table busymate_stats.seal_state",
     "table busymate_stats.user_roles",
+    "table busymate_stats_internal.attachment",
+    "table busymate_stats_internal.capture",
+    "table busymate_stats_internal.component_checks",
+    "table busymate_stats_internal.feed_health",
+    "table busymate_stats_internal.late_changes",
+    "table busymate_stats_internal.publications",
+    "table busymate_stats_internal.roster_capture",
+    "table busymate_stats_internal.roster_changes",
+    "table busymate_stats_internal.roster_look",
+    "table busymate_stats_internal.roster_moments",
+    "table busymate_stats_internal.roster_state",
+    "table busymate_stats_internal.seal_keys",
+    "table busymate_stats_internal.seal_look",
+    "table busymate_stats_internal.seal_markers",
+    "table busymate_stats_internal.seal_partitions",
+    "table busymate_stats_internal.seal_state",
     "table public.service_stats",
     "table public.service_status",
     "type busymate_stats.\"*/*\"",
     "view busymate_stats.component_health",
-    "view busymate_stats.foreign_objects",
     "view busymate_stats.health",
     "view busymate_stats.my_capabilities",
-    "view busymate_stats.realtime_needs",
+    "view busymate_stats_internal.foreign_objects",
+    "view busymate_stats_internal.realtime_needs",
 ];
 
 fn member_names() -> String {
@@ -142,9 +143,6 @@ const FUNCTIONS: &[&str] = &[
     "public.report_status(jsonb) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
 ];
 
-/// Member functions that are the extension's own means.
-const INTERNAL_FUNCTIONS: &str = "add_to_publication|announce|capture_change|grants_changed|guard_\\w+|lock_fleet_first|note_empty_partitions|note_owners|require_\\w+|reload_before_drop|restore_publications|roster_change|stamp_change";
-
 #[test]
 fn functions_are_as_released() {
     let (_, mut client) = installed("functions");
@@ -159,7 +157,7 @@ fn functions_are_as_released() {
                     || case when p.prosecdef then ', security definer' else '' end
                     || coalesce(', ' || array_to_string(p.proconfig, ', '), '')
                from pg_proc p
-              where p.oid in ({}) and p.proname !~ '^({INTERNAL_FUNCTIONS})$'",
+              where p.oid in ({}) and p.pronamespace <> 'busymate_stats_internal'::regnamespace",
             member_functions()
         ),
     );
@@ -218,9 +216,6 @@ const COLUMNS: &[&str] = &[
     "public.service_status 3 updated_at timestamp with time zone not null default now()",
 ];
 
-/// Member tables that are the extension's own means.
-const INTERNAL_TABLES: &str = "attachment|capture|component_checks|feed_health|foreign_objects|late_changes|publications|realtime_needs|roster_\\w+|seal_\\w+";
-
 #[test]
 fn columns_are_as_released() {
     let (_, mut client) = installed("columns");
@@ -233,7 +228,7 @@ fn columns_are_as_released() {
                from pg_class c
                join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
                left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
-              where c.oid in ({}) and c.relname !~ '^({INTERNAL_TABLES})$'",
+              where c.oid in ({}) and c.relnamespace <> 'busymate_stats_internal'::regnamespace",
             member_relations()
         ),
     );
@@ -266,7 +261,7 @@ fn keys_and_checks_are_as_released() {
         &format!(
             // From PostgreSQL 18 on NOT NULL is a constraint too; the columns have it.
             "select k.conrelid::regclass || ' ' || pg_get_constraintdef(k.oid) from pg_constraint k
-              where k.conrelid in ({}) and k.conrelid::regclass::text !~ '\\.({INTERNAL_TABLES})$'
+              where k.conrelid in ({}) and k.connamespace <> 'busymate_stats_internal'::regnamespace
                 and k.contype <> 'n'",
             member_relations()
         ),

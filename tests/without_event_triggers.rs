@@ -63,7 +63,7 @@ fn unseen(client: &mut Client, statements: &str) {
 fn event_triggers(client: &mut Client, action: &str) -> String {
     let query = format!(
         "select coalesce(string_agg(format('alter event trigger %I {action}', evtname), ';'), '') from pg_event_trigger
-          where evtfoid in (select oid from pg_proc where pronamespace = 'busymate_stats'::regnamespace)"
+          where evtfoid in (select oid from pg_proc where pronamespace = 'busymate_stats_internal'::regnamespace)"
     );
     value(client, &query)
 }
@@ -72,7 +72,7 @@ fn event_triggers(client: &mut Client, action: &str) -> String {
 fn triggers(client: &mut Client, table: &str, action: &str) -> String {
     let query = format!(
         "select string_agg(format('alter table {table} {action} trigger %I', tgname), ';') from pg_trigger
-          where tgrelid = '{table}'::regclass and tgfoid in (select oid from pg_proc where pronamespace = 'busymate_stats'::regnamespace)"
+          where tgrelid = '{table}'::regclass and tgfoid in (select oid from pg_proc where pronamespace = 'busymate_stats_internal'::regnamespace)"
     );
     value(client, &query)
 }

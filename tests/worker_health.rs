@@ -65,7 +65,7 @@ fn stale_after_three_intervals() {
     let (_, mut client) = fleet_in(&cluster, "stale");
     let stale = |client: &mut Client, age: &str| {
         let update = format!(
-            "update busymate_stats.feed_health set last_refresh = clock_timestamp() - interval '{age}'"
+            "update busymate_stats_internal.feed_health set last_refresh = clock_timestamp() - interval '{age}'"
         );
         client.batch_execute(&format!("begin; {update}")).unwrap();
         let stale = health(client, "stale").unwrap();

@@ -9,7 +9,7 @@ use harness::{Cluster, eventually, value};
 fn the_workers_updates_are_counted_and_hot() {
     let cluster = Cluster::start(EVERY_SECOND);
     let (_, mut client) = fleet_in(&cluster, "counted");
-    for table in ["public.service_stats", "busymate_stats.feed_health"] {
+    for table in ["public.service_stats", "busymate_stats_internal.feed_health"] {
         eventually("the worker's updates are counted, and most are HOT", || {
             client.batch_execute("select pg_stat_clear_snapshot()").unwrap();
             let query = format!(
@@ -29,7 +29,7 @@ fn autovacuum_comes_and_the_table_stays_small() {
     for _ in 0..3000 {
         client.execute("select busymate_stats.refresh_stats()", &[]).unwrap();
     }
-    for table in ["public.service_stats", "busymate_stats.feed_health"] {
+    for table in ["public.service_stats", "busymate_stats_internal.feed_health"] {
         let pages: i64 = value(
             &mut client,
             &format!("select pg_relation_size('{table}') / current_setting('block_size')::int"),

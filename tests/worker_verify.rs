@@ -49,7 +49,7 @@ fn what_is_right_is_verified_in_silence() {
     assert_eq!(seal(&mut client, "detail ->> 'mismatch'"), None);
     assert_eq!(seal(&mut client, "detail ->> 'verify_error'"), None);
     assert_eq!(seal(&mut client, "detail ->> 'verify_interval'").as_deref(), Some("00:00:01"));
-    let markers: i64 = value(&mut client, "select count(*) from busymate_stats.seal_markers");
+    let markers: i64 = value(&mut client, "select count(*) from busymate_stats_internal.seal_markers");
     assert_eq!(markers, 0);
 }
 
@@ -63,8 +63,8 @@ fn a_difference_is_logged_once_shown_and_mended() {
     next_verification(&mut client);
     client
         .batch_execute(
-            "begin; lock table busymate_stats.seal_state;
-             update busymate_stats.seal_state set total = total + 5, last_hour = last_hour - 1;
+            "begin; lock table busymate_stats_internal.seal_state;
+             update busymate_stats_internal.seal_state set total = total + 5, last_hour = last_hour - 1;
              commit",
         )
         .unwrap();
@@ -97,14 +97,14 @@ fn a_difference_in_devices_is_mended_too() {
         .batch_execute("insert into devices (name) select 'one of ' || n from generate_series(1, 7) n")
         .unwrap();
     next_verification(&mut client);
-    let counted = "exists (select from busymate_stats.roster_state)";
+    let counted = "exists (select from busymate_stats_internal.roster_state)";
     eventually("devices are counted", || {
         value::<bool>(&mut client, &format!("select {counted}")).then_some(())
     });
     client
         .batch_execute(
-            "begin; lock table busymate_stats.roster_state;
-             update busymate_stats.roster_state set total = total + 5;
+            "begin; lock table busymate_stats_internal.roster_state;
+             update busymate_stats_internal.roster_state set total = total + 5;
              commit",
         )
         .unwrap();
@@ -128,14 +128,15 @@ fn a_difference_is_not_told_before_it_can_be_mended() {
     client.batch_execute("insert into devices (name) values ('one')").unwrap();
     next_verification(&mut client);
     eventually("devices are counted", || {
-        value::<bool>(&mut client, "select exists (select from busymate_stats.roster_state)").then_some(())
+        value::<bool>(&mut client, "select exists (select from busymate_stats_internal.roster_state)")
+            .then_some(())
     });
     let mut sealer = cluster.connect(&database);
     sealer
         .batch_execute(
-            "begin; lock table busymate_stats.roster_state in share update exclusive mode;
-             update busymate_stats.roster_state set total = total + 5; commit;
-             begin; lock table busymate_stats.roster_state in share update exclusive mode",
+            "begin; lock table busymate_stats_internal.roster_state in share update exclusive mode;
+             update busymate_stats_internal.roster_state set total = total + 5; commit;
+             begin; lock table busymate_stats_internal.roster_state in share update exclusive mode",
         )
         .unwrap();
     // Seals come too; of so many ticks some are verifications.

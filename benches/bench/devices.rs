@@ -48,7 +48,7 @@ fn prepare(cluster: &Cluster, size: i64, seconds_ago: &str) -> String {
     client.batch_execute("vacuum analyze public.devices").unwrap();
     server::let_reader_in(&mut client);
     eventually_within(PATIENCE, "the devices are counted", || {
-        let counted = "select coalesce((select total = $1 from busymate_stats.roster_state order by version desc limit 1), false)";
+        let counted = "select coalesce((select total = $1 from busymate_stats_internal.roster_state order by version desc limit 1), false)";
         client.query_one(counted, &[&size]).unwrap().get::<_, bool>(0).then_some(())
     });
     database
@@ -78,7 +78,7 @@ fn read(plan: &Plan, cluster: &Cluster, database: &str, size: i64, told: &str, r
     let (counts, took): (i64, f64) = {
         let row = admin
             .query_one(
-                "select max(version), (max(took) / 1000.0)::float8 from busymate_stats.roster_state",
+                "select max(version), (max(took) / 1000.0)::float8 from busymate_stats_internal.roster_state",
                 &[],
             )
             .unwrap();

@@ -305,7 +305,8 @@ impl Comparison<'_> {
     /// measured than the row says.
     fn require_captured(&self, client: &mut Client) {
         if !self.sealing && self.load.kind != Kind::Heartbeat {
-            let captured: bool = value(client, "select exists (select from busymate_stats.late_changes)");
+            let captured: bool =
+                value(client, "select exists (select from busymate_stats_internal.late_changes)");
             assert_eq!(captured, self.load.delay != Delay::None, "{}: late changes", self.written());
         }
     }
@@ -339,7 +340,7 @@ pub fn prepare(cluster: &Cluster, tables: &Tables) -> String {
 fn await_quiet(client: &mut Client) {
     let now: i64 = value(client, "select (extract(epoch from clock_timestamp()) * 1000)::bigint");
     let sealed = format!(
-        "select coalesce((select max(boundary) from busymate_stats.seal_state where boundary = goal)
+        "select coalesce((select max(boundary) from busymate_stats_internal.seal_state where boundary = goal)
                              > to_timestamp({now} / 1000.0), false)"
     );
     let started = Instant::now();

@@ -62,7 +62,7 @@ fn retention(plan: &Plan, cluster: &Cluster, report: &mut Report) {
         client.batch_execute(&format!("vacuum analyze {schema}.entries")).unwrap();
     }
     seal(&mut client);
-    let epoch = "select max(epoch) from busymate_stats.seal_state";
+    let epoch = "select max(epoch) from busymate_stats_internal.seal_state";
     let before: i64 = value(&mut client, epoch);
     let days = plan.pick(3, 1);
     delete(&mut client, a_day, days, report);
@@ -129,7 +129,7 @@ fn delete(client: &mut Client, a_day: i32, days: i32, report: &mut Report) {
 }
 
 fn seal(client: &mut Client) {
-    let sealed = "select coalesce((select boundary = goal and total > 0 from busymate_stats.seal_state order by version desc limit 1), false)";
+    let sealed = "select coalesce((select boundary = goal and total > 0 from busymate_stats_internal.seal_state order by version desc limit 1), false)";
     eventually_within(Duration::from_secs(300), "the entries are sealed", || {
         value::<bool>(client, sealed).then_some(())
     });

@@ -35,7 +35,7 @@ pub fn memory(plan: &Plan, cluster: &Cluster, report: &mut Report) {
     ingest::seal_once(cluster, &mut cluster.connect(&database));
     let [ours, bare] = ["public", "bare"].map(|schema| peaks(cluster, &database, schema, rows));
     let late: i64 =
-        value(&mut cluster.connect(&database), "select count(*) from busymate_stats.late_changes");
+        value(&mut cluster.connect(&database), "select count(*) from busymate_stats_internal.late_changes");
     assert_eq!(late, 0, "rows were late");
     for (place, statement) in STATEMENTS.iter().enumerate() {
         let shown = |bytes: u64| format!("{} MB", grouped((bytes / 1_000_000) as i64));

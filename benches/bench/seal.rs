@@ -80,7 +80,7 @@ pub fn tick_cpu(plan: &Plan, cluster: &Cluster, fleet: &Fleet, report: &mut Repo
     note("the CPU time of a tick");
     server::set(cluster, &[("autovacuum", "off"), ("busymate_stats.refresh_interval", "0")]);
     let mut client = cluster.connect(&fleet.database);
-    let mut moves = move || value::<i64>(&mut client, "select max(gen) from busymate_stats.capture");
+    let mut moves = move || value::<i64>(&mut client, "select max(gen) from busymate_stats_internal.capture");
     let postmaster = cluster.postmaster();
     let seconds = Duration::from_secs(plan.pick(60, 10));
     let ((ticks, cpu), rate) =

@@ -62,6 +62,13 @@ begin
             hint = 'Run DROP SCHEMA busymate_stats CASCADE; CREATE EXTENSION makes it anew.';
     end if;
 
+    if exists (select from pg_catalog.pg_namespace n where n.nspname = 'busymate_stats_internal') then
+        raise exception using
+            errcode = 'duplicate_schema',
+            message = 'schema "busymate_stats_internal" is there already',
+            hint = 'Run DROP SCHEMA busymate_stats_internal CASCADE; CREATE EXTENSION makes it anew.';
+    end if;
+
     select pg_catalog.string_agg(found.what, ', ' order by found.what),
            pg_catalog.string_agg(found.move, ' ' order by found.what)
       into taken, moves
@@ -98,3 +105,7 @@ begin
     end if;
 end
 $preflight$;
+
+create schema busymate_stats_internal;
+comment on schema busymate_stats_internal is
+    'What busymate_stats itself uses: state, look-ups, triggers'' functions. Nobody is granted anything here.';

@@ -109,54 +109,54 @@ comment on policy user_roles_delete on busymate_stats.user_roles is 'Who holds r
 
 -- The guards come after the built-in roles are in. A replica takes what its source has checked; the invalidation must
 -- fire there too, by row, for replication fires no statement triggers.
-create function busymate_stats.guard_roles() returns trigger
+create function busymate_stats_internal.guard_roles() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_roles_wrapper';
-create function busymate_stats.guard_role_capabilities() returns trigger
+create function busymate_stats_internal.guard_role_capabilities() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_role_capabilities_wrapper';
-create function busymate_stats.guard_user_roles() returns trigger
+create function busymate_stats_internal.guard_user_roles() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_user_roles_wrapper';
-create function busymate_stats.guard_last_admin() returns trigger
+create function busymate_stats_internal.guard_last_admin() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_last_admin_wrapper';
-create function busymate_stats.guard_truncate() returns trigger
+create function busymate_stats_internal.guard_truncate() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_truncate_wrapper';
-create function busymate_stats.grants_changed() returns trigger
+create function busymate_stats_internal.grants_changed() returns trigger
     language c as 'MODULE_PATHNAME', 'grants_changed_wrapper';
-create function busymate_stats.stamp_change() returns trigger
+create function busymate_stats_internal.stamp_change() returns trigger
     language c as 'MODULE_PATHNAME', 'stamp_change_wrapper';
-comment on function busymate_stats.guard_roles() is 'Trigger: keeps the built-in roles as they are.';
-comment on function busymate_stats.guard_role_capabilities() is 'Trigger: nobody puts into a role, or takes out of it, what they do not hold.';
-comment on function busymate_stats.guard_user_roles() is 'Trigger: nobody assigns or unassigns what they do not hold.';
-comment on function busymate_stats.guard_last_admin() is 'Trigger: keeps the last assignment of *:* from everybody but the owner.';
-comment on function busymate_stats.guard_truncate() is 'Trigger: keeps the built-in roles from TRUNCATE.';
-comment on function busymate_stats.grants_changed() is 'Trigger: ends what sessions have cached.';
-comment on function busymate_stats.stamp_change() is 'Trigger: writes down who made a change, and when.';
+comment on function busymate_stats_internal.guard_roles() is 'Trigger: keeps the built-in roles as they are.';
+comment on function busymate_stats_internal.guard_role_capabilities() is 'Trigger: nobody puts into a role, or takes out of it, what they do not hold.';
+comment on function busymate_stats_internal.guard_user_roles() is 'Trigger: nobody assigns or unassigns what they do not hold.';
+comment on function busymate_stats_internal.guard_last_admin() is 'Trigger: keeps the last assignment of *:* from everybody but the owner.';
+comment on function busymate_stats_internal.guard_truncate() is 'Trigger: keeps the built-in roles from TRUNCATE.';
+comment on function busymate_stats_internal.grants_changed() is 'Trigger: ends what sessions have cached.';
+comment on function busymate_stats_internal.stamp_change() is 'Trigger: writes down who made a change, and when.';
 
 create trigger guard before insert or update or delete on busymate_stats.roles
-    for each row execute function busymate_stats.guard_roles();
+    for each row execute function busymate_stats_internal.guard_roles();
 create trigger guard_truncate before truncate on busymate_stats.roles
-    for each statement execute function busymate_stats.guard_truncate();
+    for each statement execute function busymate_stats_internal.guard_truncate();
 create trigger guard before insert or update or delete on busymate_stats.role_capabilities
-    for each row execute function busymate_stats.guard_role_capabilities();
+    for each row execute function busymate_stats_internal.guard_role_capabilities();
 create trigger guard_truncate before truncate on busymate_stats.role_capabilities
-    for each statement execute function busymate_stats.guard_truncate();
+    for each statement execute function busymate_stats_internal.guard_truncate();
 create trigger changed after insert or update or delete on busymate_stats.role_capabilities
-    for each row execute function busymate_stats.grants_changed();
+    for each row execute function busymate_stats_internal.grants_changed();
 create trigger guard before insert or update or delete on busymate_stats.user_roles
-    for each row execute function busymate_stats.guard_user_roles();
+    for each row execute function busymate_stats_internal.guard_user_roles();
 create trigger guard_last_admin after update or delete on busymate_stats.role_capabilities
-    for each row execute function busymate_stats.guard_last_admin();
+    for each row execute function busymate_stats_internal.guard_last_admin();
 create trigger guard_last_admin after update or delete on busymate_stats.user_roles
-    for each row execute function busymate_stats.guard_last_admin();
+    for each row execute function busymate_stats_internal.guard_last_admin();
 create trigger changed after insert or update or delete on busymate_stats.user_roles
-    for each row execute function busymate_stats.grants_changed();
+    for each row execute function busymate_stats_internal.grants_changed();
 create trigger changed_by_truncate after truncate on busymate_stats.user_roles
-    for each statement execute function busymate_stats.grants_changed();
+    for each statement execute function busymate_stats_internal.grants_changed();
 create trigger stamp before insert or update on busymate_stats.roles
-    for each row execute function busymate_stats.stamp_change();
+    for each row execute function busymate_stats_internal.stamp_change();
 create trigger stamp before insert or update on busymate_stats.role_capabilities
-    for each row execute function busymate_stats.stamp_change();
+    for each row execute function busymate_stats_internal.stamp_change();
 create trigger stamp before insert or update on busymate_stats.user_roles
-    for each row execute function busymate_stats.stamp_change();
+    for each row execute function busymate_stats_internal.stamp_change();
 alter table busymate_stats.roles enable always trigger stamp;
 alter table busymate_stats.role_capabilities enable always trigger stamp;
 alter table busymate_stats.user_roles enable always trigger stamp;

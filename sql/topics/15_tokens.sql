@@ -30,8 +30,8 @@ comment on policy revoked_tokens_update on busymate_stats.revoked_tokens is 'Who
 comment on policy revoked_tokens_delete on busymate_stats.revoked_tokens is 'Who holds tokens:edit takes a revocation back.';
 
 create trigger changed after insert or update or delete on busymate_stats.revoked_tokens
-    for each row execute function busymate_stats.grants_changed();
+    for each row execute function busymate_stats_internal.grants_changed();
 create trigger changed_by_truncate after truncate on busymate_stats.revoked_tokens
-    for each statement execute function busymate_stats.grants_changed();
+    for each statement execute function busymate_stats_internal.grants_changed();
 alter table busymate_stats.revoked_tokens enable always trigger changed;
 alter table busymate_stats.revoked_tokens enable always trigger changed_by_truncate;

@@ -6,7 +6,7 @@ create function busymate_stats.version() returns text
 comment on function busymate_stats.version() is
     'The version of the loaded library; the extension''s stands in pg_extension.extversion.';
 
-create table busymate_stats.attachment (
+create table busymate_stats_internal.attachment (
     id int primary key default 1 check (id = 1),
     entries regclass not null,
     devices regclass not null,
@@ -24,27 +24,27 @@ create table busymate_stats.attachment (
     entries_owner oid not null,
     devices_owner oid not null
 );
-comment on table busymate_stats.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
-comment on column busymate_stats.attachment.id is 'Always 1.';
-comment on column busymate_stats.attachment.entries is 'The relation of entries.';
-comment on column busymate_stats.attachment.devices is 'The relation of devices.';
-comment on column busymate_stats.attachment.entry_time is 'Of entries: when the entry happened.';
-comment on column busymate_stats.attachment.host is 'Of entries: the host.';
-comment on column busymate_stats.attachment.status is 'Of entries: the HTTP status.';
-comment on column busymate_stats.attachment.source is 'Of entries: the source.';
-comment on column busymate_stats.attachment.entry_device is 'Of entries: the device.';
-comment on column busymate_stats.attachment.device_key is 'Of devices: what entry_device refers to.';
-comment on column busymate_stats.attachment.device_name is 'Of devices: the name.';
-comment on column busymate_stats.attachment.connection_type is 'Of devices: the connection type.';
-comment on column busymate_stats.attachment.last_seen is 'Of devices: the last sign of life; not read where online is given.';
-comment on column busymate_stats.attachment.online is 'Of devices: whether it is online.';
-comment on column busymate_stats.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
-comment on column busymate_stats.attachment.entries_owner is 'Who owned entries when they were attached.';
-comment on column busymate_stats.attachment.devices_owner is 'Who owned devices when they were attached.';
-select pg_catalog.pg_extension_config_dump('busymate_stats.attachment', '');
+comment on table busymate_stats_internal.attachment is 'The relations and columns that make up the fleet: one row, written by attach().';
+comment on column busymate_stats_internal.attachment.id is 'Always 1.';
+comment on column busymate_stats_internal.attachment.entries is 'The relation of entries.';
+comment on column busymate_stats_internal.attachment.devices is 'The relation of devices.';
+comment on column busymate_stats_internal.attachment.entry_time is 'Of entries: when the entry happened.';
+comment on column busymate_stats_internal.attachment.host is 'Of entries: the host.';
+comment on column busymate_stats_internal.attachment.status is 'Of entries: the HTTP status.';
+comment on column busymate_stats_internal.attachment.source is 'Of entries: the source.';
+comment on column busymate_stats_internal.attachment.entry_device is 'Of entries: the device.';
+comment on column busymate_stats_internal.attachment.device_key is 'Of devices: what entry_device refers to.';
+comment on column busymate_stats_internal.attachment.device_name is 'Of devices: the name.';
+comment on column busymate_stats_internal.attachment.connection_type is 'Of devices: the connection type.';
+comment on column busymate_stats_internal.attachment.last_seen is 'Of devices: the last sign of life; not read where online is given.';
+comment on column busymate_stats_internal.attachment.online is 'Of devices: whether it is online.';
+comment on column busymate_stats_internal.attachment.implied is 'Made by create_fleet_tables(): attach() may replace it.';
+comment on column busymate_stats_internal.attachment.entries_owner is 'Who owned entries when they were attached.';
+comment on column busymate_stats_internal.attachment.devices_owner is 'Who owned devices when they were attached.';
+select pg_catalog.pg_extension_config_dump('busymate_stats_internal.attachment', '');
 
 -- The relations are read with their owner's rights. A restore gives them their owners first.
-create function busymate_stats.note_owners() returns trigger
+create function busymate_stats_internal.note_owners() returns trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
@@ -54,9 +54,9 @@ begin
     return new;
 end
 $$;
-comment on function busymate_stats.note_owners() is 'Trigger: writes down who owns the relations that are attached.';
-create trigger note_owners before insert on busymate_stats.attachment
-    for each row execute function busymate_stats.note_owners();
+comment on function busymate_stats_internal.note_owners() is 'Trigger: writes down who owns the relations that are attached.';
+create trigger note_owners before insert on busymate_stats_internal.attachment
+    for each row execute function busymate_stats_internal.note_owners();
 
 create function busymate_stats.create_fleet_tables() returns void
     language c

@@ -1,32 +1,32 @@
 -- The sealed window: what has been counted, and what has changed behind it. Rows are appended and later removed, never
 -- updated. None of this is dumped: a restored database counts anew.
 
-create table busymate_stats.capture (
+create table busymate_stats_internal.capture (
     gen bigint primary key,
     threshold timestamptz not null,
     window_start timestamptz not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-comment on table busymate_stats.capture is
+comment on table busymate_stats_internal.capture is
     'The capture threshold: writers note what they change in rows before it. The newest row counts.';
-comment on column busymate_stats.capture.gen is 'Generation: one more at each move.';
-comment on column busymate_stats.capture.threshold is 'Changes to rows with an earlier entry time are noted.';
-comment on column busymate_stats.capture.window_start is
+comment on column busymate_stats_internal.capture.gen is 'Generation: one more at each move.';
+comment on column busymate_stats_internal.capture.threshold is 'Changes to rows with an earlier entry time are noted.';
+comment on column busymate_stats_internal.capture.window_start is
     'Of rows before it, which are in no window, only how many came and went in each hour.';
-insert into busymate_stats.capture values (0, '-infinity', '-infinity');
+insert into busymate_stats_internal.capture values (0, '-infinity', '-infinity');
 
-create table busymate_stats.seal_look (
+create table busymate_stats_internal.seal_look (
     gen bigint primary key,
     writers xid8[] not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-comment on table busymate_stats.seal_look is
+comment on table busymate_stats_internal.seal_look is
     'Who was writing when a threshold had just become known: they may have missed it, so the seal waits for them.';
-comment on column busymate_stats.seal_look.gen is 'The threshold''s generation.';
-comment on column busymate_stats.seal_look.writers is 'Their transactions.';
+comment on column busymate_stats_internal.seal_look.gen is 'The threshold''s generation.';
+comment on column busymate_stats_internal.seal_look.writers is 'Their transactions.';
 
 -- Three tables are written to by the library itself, as heaps and without SQL; their rows are no business of logical
 -- decoding, which gets nothing of an inserted row and no identity of a deleted one. A pack is stored inline up to a page,
 -- and a longer one out of line, uncompressed.
-create table busymate_stats.late_changes (
+create table busymate_stats_internal.late_changes (
     gen bigint not null,
     first_time timestamptz not null,
     last_time timestamptz not null,
@@ -35,28 +35,28 @@ create table busymate_stats.late_changes (
 ) using heap
     with (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.1, vacuum_truncate = false, toast_tuple_target = 8160,
           toast.autovacuum_vacuum_threshold = 500, toast.autovacuum_vacuum_scale_factor = 0.1, toast.vacuum_truncate = false);
-alter table busymate_stats.late_changes alter column packed set storage external;
-alter table busymate_stats.late_changes replica identity nothing;
-create index late_changes_gen on busymate_stats.late_changes (gen);
-comment on table busymate_stats.late_changes is
+alter table busymate_stats_internal.late_changes alter column packed set storage external;
+alter table busymate_stats_internal.late_changes replica identity nothing;
+create index late_changes_gen on busymate_stats_internal.late_changes (gen);
+comment on table busymate_stats_internal.late_changes is
     'Changes to rows before the capture threshold, until the sealer has folded them in: many of a transaction in one row.';
-comment on column busymate_stats.late_changes.gen is 'The highest generation of a threshold that a change was noted for.';
-comment on column busymate_stats.late_changes.first_time is 'No change is to a row with an earlier entry time.';
-comment on column busymate_stats.late_changes.last_time is 'No change is to a row with a later entry time.';
-comment on column busymate_stats.late_changes.changes is 'How many changes there are.';
-comment on column busymate_stats.late_changes.packed is 'The changes, in the library''s own format.';
+comment on column busymate_stats_internal.late_changes.gen is 'The highest generation of a threshold that a change was noted for.';
+comment on column busymate_stats_internal.late_changes.first_time is 'No change is to a row with an earlier entry time.';
+comment on column busymate_stats_internal.late_changes.last_time is 'No change is to a row with a later entry time.';
+comment on column busymate_stats_internal.late_changes.changes is 'How many changes there are.';
+comment on column busymate_stats_internal.late_changes.packed is 'The changes, in the library''s own format.';
 
-create table busymate_stats.seal_markers (
+create table busymate_stats_internal.seal_markers (
     reason text not null,
     made_at timestamptz not null
 ) using heap with (vacuum_truncate = false);
-alter table busymate_stats.seal_markers replica identity nothing;
-comment on table busymate_stats.seal_markers is
+alter table busymate_stats_internal.seal_markers replica identity nothing;
+comment on table busymate_stats_internal.seal_markers is
     'Something changed the entries that no trigger could see: what is sealed is void until the sealer has counted anew.';
-comment on column busymate_stats.seal_markers.reason is 'What it was.';
-comment on column busymate_stats.seal_markers.made_at is 'When it happened.';
+comment on column busymate_stats_internal.seal_markers.reason is 'What it was.';
+comment on column busymate_stats_internal.seal_markers.made_at is 'When it happened.';
 
-create table busymate_stats.seal_state (
+create table busymate_stats_internal.seal_state (
     version bigint primary key,
     boundary timestamptz not null,
     goal timestamptz not null,
@@ -69,53 +69,53 @@ create table busymate_stats.seal_state (
     made_at timestamptz not null,
     maps bytea not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
-alter table busymate_stats.seal_state alter column maps set storage external;
-comment on table busymate_stats.seal_state is
+alter table busymate_stats_internal.seal_state alter column maps set storage external;
+comment on table busymate_stats_internal.seal_state is
     'What is counted: every entry before the boundary. The newest row counts, once its boundary has reached its goal.';
-comment on column busymate_stats.seal_state.version is 'Counts up.';
-comment on column busymate_stats.seal_state.boundary is 'Every entry before this moment is counted.';
-comment on column busymate_stats.seal_state.goal is 'Where the boundary is going; the windows are those of this moment.';
-comment on column busymate_stats.seal_state.gen is 'The generation of the threshold whose writers were waited for.';
-comment on column busymate_stats.seal_state.epoch is 'How often everything was counted anew.';
-comment on column busymate_stats.seal_state.fingerprint is 'What the relation was like: its file, columns and types.';
-comment on column busymate_stats.seal_state.total is 'Entries before the boundary.';
-comment on column busymate_stats.seal_state.last_day is 'Of them, those in the goal''s last 24 hours.';
-comment on column busymate_stats.seal_state.last_hour is 'Of them, those in the goal''s last hour.';
-comment on column busymate_stats.seal_state.made_at is 'When the row was written.';
-comment on column busymate_stats.seal_state.maps is 'Counts of the last 24 hours by source and status class, and the busiest hosts and devices.';
+comment on column busymate_stats_internal.seal_state.version is 'Counts up.';
+comment on column busymate_stats_internal.seal_state.boundary is 'Every entry before this moment is counted.';
+comment on column busymate_stats_internal.seal_state.goal is 'Where the boundary is going; the windows are those of this moment.';
+comment on column busymate_stats_internal.seal_state.gen is 'The generation of the threshold whose writers were waited for.';
+comment on column busymate_stats_internal.seal_state.epoch is 'How often everything was counted anew.';
+comment on column busymate_stats_internal.seal_state.fingerprint is 'What the relation was like: its file, columns and types.';
+comment on column busymate_stats_internal.seal_state.total is 'Entries before the boundary.';
+comment on column busymate_stats_internal.seal_state.last_day is 'Of them, those in the goal''s last 24 hours.';
+comment on column busymate_stats_internal.seal_state.last_hour is 'Of them, those in the goal''s last hour.';
+comment on column busymate_stats_internal.seal_state.made_at is 'When the row was written.';
+comment on column busymate_stats_internal.seal_state.maps is 'Counts of the last 24 hours by source and status class, and the busiest hosts and devices.';
 
-create table busymate_stats.seal_keys (
+create table busymate_stats_internal.seal_keys (
     version bigint primary key,
     base boolean not null,
     keys bytea not null
 ) with (autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0, vacuum_truncate = false);
 -- Most of it does not compress, and trying takes longer than all the rest of a tick.
-alter table busymate_stats.seal_keys alter column keys set storage external;
-comment on table busymate_stats.seal_keys is
+alter table busymate_stats_internal.seal_keys alter column keys set storage external;
+comment on table busymate_stats_internal.seal_keys is
     'The counts of every host and device: a base now and then, differences in between.';
-comment on column busymate_stats.seal_keys.version is 'The version of the state that it belongs to.';
-comment on column busymate_stats.seal_keys.base is 'Whether it holds every key, or what has changed since the row before.';
-comment on column busymate_stats.seal_keys.keys is 'Keys and counts.';
+comment on column busymate_stats_internal.seal_keys.version is 'The version of the state that it belongs to.';
+comment on column busymate_stats_internal.seal_keys.base is 'Whether it holds every key, or what has changed since the row before.';
+comment on column busymate_stats_internal.seal_keys.keys is 'Keys and counts.';
 
-create table busymate_stats.seal_partitions (
+create table busymate_stats_internal.seal_partitions (
     leaf oid not null,
     file oid not null,
     trigger oid not null
 ) with (vacuum_truncate = false);
-alter table busymate_stats.seal_partitions replica identity full;
-comment on table busymate_stats.seal_partitions is
+alter table busymate_stats_internal.seal_partitions replica identity full;
+comment on table busymate_stats_internal.seal_partitions is
     'Partitions that have joined entries without a row in them: all that is in them since was captured.';
-comment on column busymate_stats.seal_partitions.leaf is 'The partition.';
-comment on column busymate_stats.seal_partitions.file is 'The file that was empty.';
-comment on column busymate_stats.seal_partitions.trigger is 'The capture trigger that it got: another one each time that it joins.';
+comment on column busymate_stats_internal.seal_partitions.leaf is 'The partition.';
+comment on column busymate_stats_internal.seal_partitions.file is 'The file that was empty.';
+comment on column busymate_stats_internal.seal_partitions.trigger is 'The capture trigger that it got: another one each time that it joins.';
 
-create function busymate_stats.capture_change() returns trigger
+create function busymate_stats_internal.capture_change() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_change_wrapper';
-comment on function busymate_stats.capture_change() is
+comment on function busymate_stats_internal.capture_change() is
     'Trigger: notes what is changed of a row of entries before the capture threshold.';
 
 -- It sits on every DDL of the database, so it never raises. Where it does not run, a partition that has come costs a recount.
-create function busymate_stats.note_empty_partitions() returns event_trigger
+create function busymate_stats_internal.note_empty_partitions() returns event_trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
     as $$
@@ -124,29 +124,29 @@ begin
     -- rights.
     perform busymate_stats.version();
     -- Partitions that this command has brought, and that hold no row: they are locked by it, so nobody is waited for.
-    if exists (select from busymate_stats.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p') then
-        insert into busymate_stats.seal_partitions
+    if exists (select from busymate_stats_internal.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p') then
+        insert into busymate_stats_internal.seal_partitions
         select leaf.oid, leaf.relfilenode, t.oid
           from pg_locks own
-          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats.capture_change'::regproc
+          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats_internal.capture_change'::regproc
           join pg_class leaf on leaf.oid = own.relation and leaf.relkind = 'r'
          where own.pid = pg_backend_pid() and own.locktype = 'relation' and own.mode = 'AccessExclusiveLock'
            and own.database = (select oid from pg_database where datname = current_database())
            and pg_relation_size(leaf.oid) = 0
-           and not exists (select from busymate_stats.seal_partitions known
+           and not exists (select from busymate_stats_internal.seal_partitions known
                             where (known.leaf, known.file, known.trigger) = (leaf.oid, leaf.relfilenode, t.oid));
     end if;
 exception when others then
     return;
 end
 $$;
-comment on function busymate_stats.note_empty_partitions() is
+comment on function busymate_stats_internal.note_empty_partitions() is
     'Event trigger: remembers partitions of entries that come without a row in them, so that they need not be counted.';
 
 -- A transaction that has changed late rows holds a lock on entries, and asks for one on late_changes at its commit. DROP and
 -- ALTER EXTENSION lock late_changes first, so the two would deadlock. The trigger fires for every extension and is not
 -- passed a name: it looks for this one's in the statement's text.
-create function busymate_stats.lock_fleet_first() returns event_trigger
+create function busymate_stats_internal.lock_fleet_first() returns event_trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
@@ -156,7 +156,7 @@ begin
     if current_query() ilike '%busymate\_stats%' then
         for relation in
             select c.oid
-              from busymate_stats.attachment a
+              from busymate_stats_internal.attachment a
               join unnest(array[a.entries, a.devices]) with ordinality fleet (oid, place) on true
               join pg_class c on c.oid = fleet.oid and c.relkind in ('r', 'p')
              order by fleet.place
@@ -169,13 +169,13 @@ exception when insufficient_privilege then
     return;
 end
 $$;
-comment on function busymate_stats.lock_fleet_first() is
+comment on function busymate_stats_internal.lock_fleet_first() is
     'Event trigger: locks entries and devices before DROP or ALTER EXTENSION, or DROP SCHEMA, locks the extension''s own tables.';
 
 create event trigger busymate_stats_partitions on ddl_command_end
-    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA') execute function busymate_stats.note_empty_partitions();
+    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA') execute function busymate_stats_internal.note_empty_partitions();
 create event trigger busymate_stats_lock on ddl_command_start
-    when tag in ('DROP EXTENSION', 'ALTER EXTENSION', 'DROP SCHEMA') execute function busymate_stats.lock_fleet_first();
+    when tag in ('DROP EXTENSION', 'ALTER EXTENSION', 'DROP SCHEMA') execute function busymate_stats_internal.lock_fleet_first();
 alter event trigger busymate_stats_partitions enable always;
 alter event trigger busymate_stats_lock enable always;
 comment on event trigger busymate_stats_partitions is 'Remembers partitions of entries that come empty.';

@@ -62,15 +62,15 @@ $$;
 comment on function busymate_stats.grant_api(name) is
     'Lets a database role call the API and read the feeds. What its users then see is decided by their capabilities.';
 
-create table busymate_stats.publications (
+create table busymate_stats_internal.publications (
     name name primary key
 );
-comment on table busymate_stats.publications is
+comment on table busymate_stats_internal.publications is
     'Publications that publish() has put the feeds into: a dump loses the membership, this row does not.';
-comment on column busymate_stats.publications.name is 'The publication''s name.';
-select pg_catalog.pg_extension_config_dump('busymate_stats.publications', '');
+comment on column busymate_stats_internal.publications.name is 'The publication''s name.';
+select pg_catalog.pg_extension_config_dump('busymate_stats_internal.publications', '');
 
-create function busymate_stats.add_to_publication(publication name) returns void
+create function busymate_stats_internal.add_to_publication(publication name) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
@@ -86,10 +86,10 @@ begin
     end loop;
 end
 $$;
-comment on function busymate_stats.add_to_publication(name) is 'Adds the two feeds to a publication, where they are missing.';
+comment on function busymate_stats_internal.add_to_publication(name) is 'Adds the two feeds to a publication, where they are missing.';
 
 -- What Realtime asks of a table before it delivers a change of it.
-create function busymate_stats.require_publishable(feed regclass) returns void
+create function busymate_stats_internal.require_publishable(feed regclass) returns void
     language plpgsql stable
     set search_path = pg_catalog, pg_temp
     as $$
@@ -119,13 +119,13 @@ begin
     end if;
 end
 $$;
-comment on function busymate_stats.require_publishable(regclass) is
+comment on function busymate_stats_internal.require_publishable(regclass) is
     'Raises an error where Realtime could not deliver the changes of a table.';
 
 -- What Realtime asks of the server. A view, so that health can read it for its own readers.
 -- output_plugin_libraries came with the minor releases of August 2026, and only superusers and pg_read_all_settings see it:
 -- nothing is said of it to others.
-create view busymate_stats.realtime_needs with (security_barrier = true) as
+create view busymate_stats_internal.realtime_needs with (security_barrier = true) as
     with setting as (
         select (select s.setting from pg_catalog.pg_settings s where s.name = 'wal_level') as wal_level,
                (select s.setting::int from pg_catalog.pg_settings s where s.name = 'max_replication_slots') as slots,
@@ -185,10 +185,10 @@ create view busymate_stats.realtime_needs with (security_barrier = true) as
            pg_catalog.format('Run ALTER SYSTEM SET max_wal_senders = %s, then restart the server.', used.senders + 5)
       from setting, used
      where used.senders >= setting.senders and not used.by_realtime;
-comment on view busymate_stats.realtime_needs is
+comment on view busymate_stats_internal.realtime_needs is
     'What keeps Realtime from reading this server, and what mends it: publish() warns of it, and health shows it.';
-comment on column busymate_stats.realtime_needs.problem is 'What is missing.';
-comment on column busymate_stats.realtime_needs.remedy is 'What to run.';
+comment on column busymate_stats_internal.realtime_needs.problem is 'What is missing.';
+comment on column busymate_stats_internal.realtime_needs.remedy is 'What to run.';
 
 create function busymate_stats.publish(publication name default 'supabase_realtime', create_missing boolean default false)
     returns void
@@ -200,7 +200,7 @@ declare
     feed regclass;
     need record;
 begin
-    perform busymate_stats.require_matching_version();
+    perform busymate_stats_internal.require_matching_version();
     if current_setting('wal_level') <> 'logical' then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
@@ -208,10 +208,10 @@ begin
             hint = 'Run ALTER SYSTEM SET wal_level = logical, then restart the server.';
     end if;
     foreach feed in array array['public.service_stats', 'public.service_status']::regclass[] loop
-        perform busymate_stats.require_publishable(feed);
+        perform busymate_stats_internal.require_publishable(feed);
     end loop;
     -- Another consumer than Realtime may do without: told, not refused.
-    for need in select problem, remedy from busymate_stats.realtime_needs loop
+    for need in select problem, remedy from busymate_stats_internal.realtime_needs loop
         raise warning using
             errcode = 'object_not_in_prerequisite_state', message = need.problem, hint = need.remedy;
     end loop;
@@ -230,7 +230,7 @@ begin
             message = format('publication "%s" does not publish updates', publication),
             hint = format('Run ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'').', publication);
     end if;
-    perform busymate_stats.add_to_publication(publication);
+    perform busymate_stats_internal.add_to_publication(publication);
     -- A feed that was in it already, with part of its columns or rows: Realtime would push half a snapshot, or none.
     select member.relid into feed
       from pg_get_publication_tables(publication) member
@@ -246,15 +246,15 @@ begin
             message = format('publication "%s" has table %s with a column list or a row filter', publication, feed),
             hint = format('Run ALTER PUBLICATION %I DROP TABLE %s, then publish again.', publication, feed);
     end if;
-    insert into busymate_stats.publications (name) values (publication) on conflict do nothing;
+    insert into busymate_stats_internal.publications (name) values (publication) on conflict do nothing;
 end
 $$;
 comment on function busymate_stats.publish(name, boolean) is
     'Adds the two feeds to the publication that Realtime reads, and remembers it. Does nothing where they are in it.';
 
-create function busymate_stats.require_matching_version() returns void
+create function busymate_stats_internal.require_matching_version() returns void
     language c
     set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'require_matching_version_wrapper';
-comment on function busymate_stats.require_matching_version() is
+comment on function busymate_stats_internal.require_matching_version() is
     'Raises an error where the library and the extension differ in version.';

@@ -1,7 +1,7 @@
 -- What others have put on the extension's tables. A statement that writes into such a table runs it: a trigger with the
 -- writer's rights, a foreign key with a right to refuse. The library asks before it writes; see docs/security.md.
 
-create view busymate_stats.foreign_objects with (security_invoker = true) as
+create view busymate_stats_internal.foreign_objects with (security_invoker = true) as
     with member as not materialized (
         select d.classid, d.objid
           from pg_depend d
@@ -40,7 +40,7 @@ create view busymate_stats.foreign_objects with (security_invoker = true) as
       join pg_roles author on author.oid = f.proowner
       -- Not those of foreign keys; those that are switched off, or for TRUNCATE alone, run in no statement that writes.
      where not t.tgisinternal and t.tgenabled <> 'D' and t.tgtype & 28 <> 0
-       and not (t.tgqual is null and t.tgnargs = 0 and f.pronamespace = 'busymate_stats'::regnamespace
+       and not (t.tgqual is null and t.tgnargs = 0 and f.pronamespace = 'busymate_stats_internal'::regnamespace
                 and exists (select from member m where m.classid = 'pg_proc'::regclass and m.objid = f.oid)
                 and (own.relname::text, t.tgname::text, f.proname::text) in (
                     ('roles', 'guard', 'guard_roles'), ('roles', 'stamp', 'stamp_change'),
@@ -76,7 +76,7 @@ create view busymate_stats.foreign_objects with (security_invoker = true) as
                       and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass,
                                            'pg_opclass'::regclass)
      where not exists (select from member m where m.classid = d.refclassid and m.objid = d.refobjid);
-comment on view busymate_stats.foreign_objects is
+comment on view busymate_stats_internal.foreign_objects is
     'What others have put on the extension''s tables: while it is there, neither the worker nor anybody with the owner''s rights writes into the table.';
-comment on column busymate_stats.foreign_objects.relation is 'The table.';
-comment on column busymate_stats.foreign_objects.object is 'What stands on it.';
+comment on column busymate_stats_internal.foreign_objects.relation is 'The table.';
+comment on column busymate_stats_internal.foreign_objects.object is 'What stands on it.';

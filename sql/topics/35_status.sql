@@ -28,17 +28,17 @@ comment on column busymate_stats.components.enabled is 'Whether it is watched, a
 comment on column busymate_stats.components.position is 'Where it stands in the snapshot: by position, then key.';
 select pg_catalog.pg_extension_config_dump('busymate_stats.components', '');
 
-create function busymate_stats.guard_components() returns trigger
+create function busymate_stats_internal.guard_components() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_components_wrapper';
-comment on function busymate_stats.guard_components() is 'Trigger: refuses what could not be watched, and names the column.';
+comment on function busymate_stats_internal.guard_components() is 'Trigger: refuses what could not be watched, and names the column.';
 create trigger guard before insert or update on busymate_stats.components
-    for each row execute function busymate_stats.guard_components();
+    for each row execute function busymate_stats_internal.guard_components();
 
-create function busymate_stats.guard_component_count() returns trigger
+create function busymate_stats_internal.guard_component_count() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_component_count_wrapper';
-comment on function busymate_stats.guard_component_count() is 'Trigger: keeps the number of components that are watched.';
+comment on function busymate_stats_internal.guard_component_count() is 'Trigger: keeps the number of components that are watched.';
 create trigger guard_component_count after insert or update on busymate_stats.components
-    for each statement execute function busymate_stats.guard_component_count();
+    for each statement execute function busymate_stats_internal.guard_component_count();
 
 alter table busymate_stats.components enable row level security;
 create policy components_view on busymate_stats.components for select
@@ -55,22 +55,22 @@ comment on policy components_update on busymate_stats.components is 'Who holds s
 comment on policy components_delete on busymate_stats.components is 'Who holds status:edit drops components.';
 
 -- One row for all components: a check then costs one new row version, however many there are.
-create table busymate_stats.component_checks (
+create table busymate_stats_internal.component_checks (
     id int primary key default 1 check (id = 1),
     checked_at timestamptz not null,
     reasons jsonb not null
 ) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
         autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
-comment on table busymate_stats.component_checks is 'What this server''s last check found. Read it through component_health.';
-comment on column busymate_stats.component_checks.id is 'Always 1.';
-comment on column busymate_stats.component_checks.checked_at is 'When the check ended.';
-comment on column busymate_stats.component_checks.reasons is 'By key: what is wrong, or null.';
+comment on table busymate_stats_internal.component_checks is 'What this server''s last check found. Read it through component_health.';
+comment on column busymate_stats_internal.component_checks.id is 'Always 1.';
+comment on column busymate_stats_internal.component_checks.checked_at is 'When the check ended.';
+comment on column busymate_stats_internal.component_checks.reasons is 'By key: what is wrong, or null.';
 
 -- Like health, the view runs with its owner's rights and says itself who sees its rows.
 create view busymate_stats.component_health with (security_barrier = true) as
     select component.key, checks.reasons ->> component.key as reason, checks.checked_at
       from busymate_stats.components component
-      left join busymate_stats.component_checks checks on checks.reasons ? component.key
+      left join busymate_stats_internal.component_checks checks on checks.reasons ? component.key
      where (select public.has_capability('status', 'view') or pg_catalog.pg_has_role('pg_monitor', 'usage'));
 comment on view busymate_stats.component_health is
     'Why a component is not as it should be, by this server''s last check: for holders of status:view, and members of pg_monitor.';

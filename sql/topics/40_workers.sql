@@ -1,6 +1,6 @@
 -- How the feeds are kept, and how one sees that.
 
-create table busymate_stats.feed_health (
+create table busymate_stats_internal.feed_health (
     feed text primary key,
     last_refresh timestamptz,
     duration interval,
@@ -10,33 +10,33 @@ create table busymate_stats.feed_health (
     note_since timestamptz
 ) with (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0,
         autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
-comment on table busymate_stats.feed_health is 'How the last refresh of each feed ended. Read it through health.';
-comment on column busymate_stats.feed_health.feed is 'The feed.';
-comment on column busymate_stats.feed_health.last_refresh is 'When it was last refreshed.';
-comment on column busymate_stats.feed_health.duration is 'How long that took.';
-comment on column busymate_stats.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
-comment on column busymate_stats.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known.';
-comment on column busymate_stats.feed_health.note_since is 'Since when there is something to note.';
+comment on table busymate_stats_internal.feed_health is 'How the last refresh of each feed ended. Read it through health.';
+comment on column busymate_stats_internal.feed_health.feed is 'The feed.';
+comment on column busymate_stats_internal.feed_health.last_refresh is 'When it was last refreshed.';
+comment on column busymate_stats_internal.feed_health.duration is 'How long that took.';
+comment on column busymate_stats_internal.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
+comment on column busymate_stats_internal.feed_health.error_since is 'Since when they fail.';
+comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known.';
+comment on column busymate_stats_internal.feed_health.note_since is 'Since when there is something to note.';
 
-create function busymate_stats.restore_publications() returns void
+create function busymate_stats_internal.restore_publications() returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
 begin
-    perform busymate_stats.add_to_publication(remembered.name)
-       from busymate_stats.publications remembered
+    perform busymate_stats_internal.add_to_publication(remembered.name)
+       from busymate_stats_internal.publications remembered
        join pg_publication present on present.pubname = remembered.name;
 end
 $$;
-comment on function busymate_stats.restore_publications() is
+comment on function busymate_stats_internal.restore_publications() is
     'Puts the feeds back into the publications that publish() remembered and that are still there.';
 
-create function busymate_stats.announce() returns void
+create function busymate_stats_internal.announce() returns void
     language c
     set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'announce_wrapper';
-comment on function busymate_stats.announce() is
+comment on function busymate_stats_internal.announce() is
     'Has the launcher look at this database once the running transaction has committed.';
 
 -- The view runs with its owner's rights and says itself who sees its rows. What it shows of the launcher it reads from a
@@ -55,10 +55,10 @@ create view busymate_stats.health with (security_barrier = true) as
             or pg_catalog.pg_has_role('pg_monitor', 'usage')
     ),
     facts as (
-        select exists (select from busymate_stats.attachment) as attached,
+        select exists (select from busymate_stats_internal.attachment) as attached,
                (select e.extversion from pg_catalog.pg_extension e where e.extname = 'busymate_stats') as extension,
                (select pg_catalog.jsonb_agg(remembered.name order by remembered.name)
-                  from busymate_stats.publications remembered
+                  from busymate_stats_internal.publications remembered
                  where exists (
                      select from (values ('public.service_stats'::pg_catalog.regclass),
                                          ('public.service_status'::pg_catalog.regclass)) feed (relid)
@@ -72,8 +72,8 @@ create view busymate_stats.health with (security_barrier = true) as
                                   where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
                                     and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished,
                (select pg_catalog.jsonb_agg(pg_catalog.format('%s. %s', need.problem, need.remedy))
-                  from busymate_stats.realtime_needs need
-                 where exists (select from busymate_stats.publications)) as needs,
+                  from busymate_stats_internal.realtime_needs need
+                 where exists (select from busymate_stats_internal.publications)) as needs,
                -- Views that read a feed, or a view of it, with their owner's rights, or keep a copy.
                (with recursive reader as (
                     select r.ev_class as oid
@@ -120,7 +120,7 @@ create view busymate_stats.health with (security_barrier = true) as
                'extension_version', facts.extension,
                'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
                'foreign_objects', (select coalesce(pg_catalog.jsonb_agg(distinct foreign_object.object), '[]')
-                                     from busymate_stats.foreign_objects foreign_object),
+                                     from busymate_stats_internal.foreign_objects foreign_object),
                -- Functions beside the API's: where the arguments of a call fit both, PostgreSQL and PostgREST take neither.
                'overloads', (select coalesce(pg_catalog.jsonb_agg(other.oid::pg_catalog.regprocedure::text
                                                                   order by other.oid::pg_catalog.regprocedure::text), '[]')
@@ -137,7 +137,7 @@ create view busymate_stats.health with (security_barrier = true) as
            ) as detail
       from launcher
      cross join facts
-      left join busymate_stats.feed_health kept on kept.feed = 'stats'
+      left join busymate_stats_internal.feed_health kept on kept.feed = 'stats'
     union all
     select 'seal', kept.last_refresh, pg_catalog.clock_timestamp() - kept.last_refresh, null, kept.last_error,
            case when not facts.attached or launcher.seal_interval = interval '0' then false
@@ -167,19 +167,19 @@ create view busymate_stats.health with (security_barrier = true) as
                    'since', coalesce(devices.error_since, devices.note_since)))
       from launcher
      cross join facts
-      left join busymate_stats.feed_health kept on kept.feed = 'seal'
-      left join busymate_stats.feed_health verified on verified.feed = 'verify'
+      left join busymate_stats_internal.feed_health kept on kept.feed = 'seal'
+      left join busymate_stats_internal.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total,
                         case when s.boundary > now.moment + interval '1 day' then 'sealed beyond the clock: it was set back'
                              when s.boundary < now.moment - interval '1 day' then 'sealed more than a day ago'
                         end as far,
                         case when s.boundary > now.moment then s.made_at else s.boundary + interval '1 day' end as far_since
-                   from busymate_stats.seal_state s, (select pg_catalog.clock_timestamp()) now (moment)
+                   from busymate_stats_internal.seal_state s, (select pg_catalog.clock_timestamp()) now (moment)
                   where s.boundary = s.goal order by s.version desc limit 1) sealed on true
-      left join (select m.reason, m.made_at from busymate_stats.seal_markers m
+      left join (select m.reason, m.made_at from busymate_stats_internal.seal_markers m
                   order by m.made_at limit 1) marked on true
-      left join busymate_stats.feed_health devices on devices.feed = 'devices'
-      left join (select r.counted_at, r.took from busymate_stats.roster_state r
+      left join busymate_stats_internal.feed_health devices on devices.feed = 'devices'
+      left join (select r.counted_at, r.took from busymate_stats_internal.roster_state r
                   order by r.version desc limit 1) roster on true
     union all
     -- Its age is that of the row, whoever wrote it.
@@ -203,8 +203,8 @@ create view busymate_stats.health with (security_barrier = true) as
            )
       from launcher
       left join public.service_status written on written.id = 1
-      left join busymate_stats.feed_health kept on kept.feed = 'status'
-      left join busymate_stats.feed_health report on report.feed = 'report';
+      left join busymate_stats_internal.feed_health kept on kept.feed = 'status'
+      left join busymate_stats_internal.feed_health report on report.feed = 'report';
 comment on view busymate_stats.health is
     'How the feeds are kept: for holders of stats:view or status:view, and members of pg_monitor.';
 comment on column busymate_stats.health.feed is 'The feed.';

@@ -1,6 +1,6 @@
 -- PostgREST keeps a copy of the schema. It reads it anew when told so, once the transaction has committed.
 
-create function busymate_stats.reload_before_drop() returns event_trigger
+create function busymate_stats_internal.reload_before_drop() returns event_trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
     as $$
@@ -12,12 +12,12 @@ exception when others then
     null;
 end
 $$;
-comment on function busymate_stats.reload_before_drop() is
+comment on function busymate_stats_internal.reload_before_drop() is
     'Event trigger: tells PostgREST to read the schema anew once a DROP EXTENSION has committed.';
 
 create event trigger busymate_stats_reload on ddl_command_start
     when tag in ('DROP EXTENSION')
-    execute function busymate_stats.reload_before_drop();
+    execute function busymate_stats_internal.reload_before_drop();
 -- PostgREST reads the schema whatever session_replication_role was in force.
 alter event trigger busymate_stats_reload enable always;
 comment on event trigger busymate_stats_reload is

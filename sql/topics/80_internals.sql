@@ -1,9 +1,9 @@
 -- Nobody but the owner reads, changes or empties the extension's own means, whatever they have been granted: scripts that
 -- GRANT ALL ON ALL TABLES IN SCHEMA are common. The tables that users may edit have policies of their own.
 
-create function busymate_stats.guard_truncate_owner() returns trigger
+create function busymate_stats_internal.guard_truncate_owner() returns trigger
     language c as 'MODULE_PATHNAME', 'guard_truncate_owner_wrapper';
-comment on function busymate_stats.guard_truncate_owner() is
+comment on function busymate_stats_internal.guard_truncate_owner() is
     'Trigger: TRUNCATE, which no policy stops, is for the table''s owner.';
 
 do $internals$
@@ -23,7 +23,7 @@ begin
         execute pg_catalog.format('alter table %s enable row level security', member);
         if not exists (select from pg_catalog.pg_trigger t where t.tgrelid = member and t.tgname = 'guard_truncate') then
             execute pg_catalog.format('create trigger guard_truncate before truncate on %s
-                                           for each statement execute function busymate_stats.guard_truncate_owner()',
+                                           for each statement execute function busymate_stats_internal.guard_truncate_owner()',
                                       member);
         end if;
     end loop;

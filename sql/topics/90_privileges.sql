@@ -31,11 +31,11 @@ begin
               from pg_catalog.pg_type t join member m on m.objid = t.oid
              where m.classid = 'pg_catalog.pg_type'::pg_catalog.regclass and t.typtype = 'd'
             union all
-            -- Not a member, but made for us a moment ago, with the same defaults.
+            -- Made for us a moment ago, with the same defaults. One is a member.
             select 'schema ' || n.nspname, n.nspowner,
                    coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))
               from pg_catalog.pg_namespace n
-             where n.nspname = 'busymate_stats'
+             where n.nspname in ('busymate_stats', 'busymate_stats_internal')
         )
         select pg_catalog.format('revoke all on %s from %s cascade', object.name,
                                  case held.grantee when 0 then 'public' else held.grantee::pg_catalog.regrole::text end)
@@ -67,6 +67,6 @@ begin
 end
 $notice$;
 
-select busymate_stats.announce();
+select busymate_stats_internal.announce();
 
 notify pgrst, 'reload schema';

@@ -7,6 +7,7 @@ use crate::pg::relation::lock_object;
 use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::transaction::see_own_changes;
 use crate::pg::{identity, setting};
+use crate::schemas::OPERATORS;
 use crate::settings;
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -14,7 +15,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 /// The schema of the role tables.
-pub const SCHEMA: &str = "busymate_stats";
 
 /// Callers kept per backend; at one more, all are dropped. Realtime asks for thousands in a row, a pooled connection
 /// for a few hundred.
@@ -99,9 +99,9 @@ fn find(generation: u64, key: &Key) -> Option<Rc<Grants>> {
 
 /// `None` where the extension is not installed.
 fn look_up(session: pg_sys::Oid, claims: &[u8]) -> Option<Grants> {
-    let user_roles = find_relation(SCHEMA, "user_roles")?;
-    let role_capabilities = find_relation(SCHEMA, "role_capabilities")?;
-    let revoked_tokens = find_relation(SCHEMA, "revoked_tokens")?;
+    let user_roles = find_relation(OPERATORS, "user_roles")?;
+    let role_capabilities = find_relation(OPERATORS, "role_capabilities")?;
+    let revoked_tokens = find_relation(OPERATORS, "revoked_tokens")?;
     // Watched before they are read, so that no change falls between.
     DEPENDENCIES.watch([Some(user_roles), Some(role_capabilities), Some(revoked_tokens), None]);
     let Some(claims) = trusted(session, claims) else {
@@ -112,7 +112,7 @@ fn look_up(session: pg_sys::Oid, claims: &[u8]) -> Option<Grants> {
     }
     let mut roles: BTreeSet<Vec<u8>> = claims.roles.into_iter().map(String::into_bytes).collect();
     if let Some(sub) = claims.sub {
-        let index = find_relation(SCHEMA, "user_roles_pkey");
+        let index = find_relation(OPERATORS, "user_roles_pkey");
         scan(user_roles, index, Some(sub.as_bytes()), Seen::Latest, |row| roles.extend([row.text(2)]));
     }
     Some(Grants::new(roles.iter().flat_map(|role| grants_of(role)).collect()))
@@ -128,7 +128,7 @@ fn trusted(session: pg_sys::Oid, claims: &[u8]) -> Option<Claims> {
 
 fn is_revoked(revoked_tokens: pg_sys::Oid, jti: &str) -> bool {
     let mut revoked = false;
-    let index = find_relation(SCHEMA, "revoked_tokens_pkey");
+    let index = find_relation(OPERATORS, "revoked_tokens_pkey");
     scan(revoked_tokens, index, Some(jti.as_bytes()), Seen::Latest, |_| revoked = true);
     revoked
 }
@@ -151,8 +151,8 @@ pub fn role_grants(role: &str) -> Grants {
 
 fn grants_of(role: &[u8]) -> Vec<Grant> {
     let mut grants = Vec::new();
-    if let Some(table) = find_relation(SCHEMA, "role_capabilities") {
-        let index = find_relation(SCHEMA, "role_capabilities_pkey");
+    if let Some(table) = find_relation(OPERATORS, "role_capabilities") {
+        let index = find_relation(OPERATORS, "role_capabilities_pkey");
         scan(table, index, Some(role), Seen::Latest, |row| {
             grants.push(Grant {
                 section: row.text(2),
@@ -167,8 +167,8 @@ fn grants_of(role: &[u8]) -> Vec<Grant> {
 /// Whether `role` is one of those that the extension brings.
 pub fn is_builtin(role: &str) -> bool {
     let mut builtin = false;
-    if let Some(table) = find_relation(SCHEMA, "roles") {
-        let index = find_relation(SCHEMA, "roles_pkey");
+    if let Some(table) = find_relation(OPERATORS, "roles") {
+        let index = find_relation(OPERATORS, "roles_pkey");
         scan(table, index, Some(role.as_bytes()), Seen::Latest, |row| builtin |= row.bool(3));
     }
     builtin
@@ -186,7 +186,7 @@ pub fn is_anybody_assigned_everything() -> bool {
 
 fn assigned_roles(seen: Seen) -> BTreeSet<Vec<u8>> {
     let mut roles = BTreeSet::new();
-    if let Some(table) = find_relation(SCHEMA, "user_roles") {
+    if let Some(table) = find_relation(OPERATORS, "user_roles") {
         scan(table, None, None, seen, |row| {
             roles.insert(row.text(2));
         });
@@ -197,7 +197,7 @@ fn assigned_roles(seen: Seen) -> BTreeSet<Vec<u8>> {
 /// Waits for whoever else has called this in a transaction that has not ended, so that what they did is seen from here
 /// on; so is what the running statement has done.
 pub fn serialize_assignments() {
-    if let Some(table) = find_relation(SCHEMA, "user_roles") {
+    if let Some(table) = find_relation(OPERATORS, "user_roles") {
         lock_object(table);
     }
     see_own_changes();

@@ -6,6 +6,7 @@ use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
 use crate::pg::transaction::{Failure, attempt};
+use crate::schemas::INTERNAL;
 use pgrx::prelude::*;
 use std::time::Duration;
 
@@ -20,14 +21,14 @@ pub struct Refresh {
 /// Whether how a feed fares can be written down: not where the table is locked against it or gone, as while DROP EXTENSION
 /// runs. Where another table of ours is missing, somebody has moved it, and that can be told.
 pub fn can_be_kept() -> bool {
-    find_relation("busymate_stats", "feed_health").is_some_and(lock_for_writing_now)
+    find_relation(INTERNAL, "feed_health").is_some_and(lock_for_writing_now)
 }
 
 /// Keeps how a refresh ended.
 pub fn record(feed: &str, result: &Result<Refresh, Failure>) {
     match result {
         Ok(refresh) => execute(
-            "insert into busymate_stats.feed_health as kept (feed, last_refresh, duration)
+            "insert into busymate_stats_internal.feed_health as kept (feed, last_refresh, duration)
              values ($1, $2, $3 * interval '1 microsecond')
              on conflict (feed) do update
                 set last_refresh = excluded.last_refresh, duration = excluded.duration,
@@ -39,7 +40,7 @@ pub fn record(feed: &str, result: &Result<Refresh, Failure>) {
             ],
         ),
         Err(failure) => execute(
-            "insert into busymate_stats.feed_health as kept (feed, last_error, error_since)
+            "insert into busymate_stats_internal.feed_health as kept (feed, last_error, error_since)
              values ($1, $2, pg_catalog.clock_timestamp())
              on conflict (feed) do update
                 set last_error = excluded.last_error,
@@ -52,7 +53,7 @@ pub fn record(feed: &str, result: &Result<Refresh, Failure>) {
 /// [`record`], and a line in the log when an error appears, changes or goes.
 pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
     let before = select_latest(
-        "select last_error from busymate_stats.feed_health where feed = $1",
+        "select last_error from busymate_stats_internal.feed_health where feed = $1",
         &[Param::Text(feed)],
         |row| row.text(1),
     )
@@ -85,7 +86,10 @@ fn warn_unrecorded(failure: &Failure) {
         WARNING,
         PgSqlErrorCode::ERRCODE_WARNING,
         format!("busymate_stats could not keep how a feed fares: {}", failure.message),
-        format!("SQLSTATE {}. busymate_stats.foreign_objects names what is in the way.", failure.sqlstate)
+        format!(
+            "SQLSTATE {}. busymate_stats_internal.foreign_objects names what is in the way.",
+            failure.sqlstate
+        )
     );
 }
 
@@ -100,11 +104,11 @@ fn task(feed: &str) -> (String, String) {
 /// Keeps what is to be said of a feed that works, or that there is nothing. Writes only what is new.
 pub fn set_note(feed: &str, note: Option<&str>) {
     execute(
-        "insert into busymate_stats.feed_health as kept (feed, note, note_since)
+        "insert into busymate_stats_internal.feed_health as kept (feed, note, note_since)
          select $1, said.note, case when said.note is not null then pg_catalog.clock_timestamp() end
            from (select nullif($2, '')) said (note)
           where said.note is distinct from
-                (select present.note from busymate_stats.feed_health present where present.feed = $1)
+                (select present.note from busymate_stats_internal.feed_health present where present.feed = $1)
          on conflict (feed) do update
             set note = excluded.note,
                 note_since = case when excluded.note is not null
@@ -137,7 +141,7 @@ fn note(
             let reason = reason.clone().or_else(progress);
             let kept = attempt(|| {
                 execute(
-                    "insert into busymate_stats.feed_health as kept (feed, last_refresh, note, note_since)
+                    "insert into busymate_stats_internal.feed_health as kept (feed, last_refresh, note, note_since)
                  values ($2, pg_catalog.clock_timestamp(), nullif($1, ''),
                          case when $1 <> '' then pg_catalog.clock_timestamp() end)
                  on conflict (feed) do update

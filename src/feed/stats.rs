@@ -72,5 +72,5 @@ fn store(snapshot: &Value, as_of: fleet::Timestamp) {
 
 /// A dump loses the membership of an extension's tables in a publication; the remembered row does not.
 pub fn restore_publications() {
-    execute("select busymate_stats.restore_publications()", &[]);
+    execute("select busymate_stats_internal.restore_publications()", &[]);
 }

@@ -13,6 +13,7 @@ use crate::pg::query::{Param, execute, select, select_latest};
 use crate::pg::relation::{self, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::find_relation;
 use crate::pg::transaction::{Failure, attempt};
+use crate::schemas::{INTERNAL, OPERATORS};
 use crate::settings::{self, StatusSource};
 use crate::status::{self, Check, Checked, Component, LIMIT_BYTES, Reading, Snapshot, snapshot_of};
 use crate::version;
@@ -48,8 +49,7 @@ pub struct Answers {
 /// The first part of a background worker's tick: reads what is to be asked. `None` when our tables are locked against
 /// reading, as DROP EXTENSION does.
 pub fn begin_status() -> Option<StatusRound> {
-    let ours =
-        [find_relation("busymate_stats", "components"), find_relation("busymate_stats", "feed_health")];
+    let ours = [find_relation(OPERATORS, "components"), find_relation(INTERNAL, "feed_health")];
     if !ours.iter().all(|table| table.is_some_and(lock_for_reading_now)) {
         return None;
     }
@@ -83,8 +83,7 @@ fn host_unknown(message: String) -> Failure {
 
 /// The last part of a tick: writes what was found. False when our tables are locked against writing.
 pub fn finish_status(answers: Answers) -> bool {
-    let ours =
-        [find_relation("public", "service_status"), find_relation("busymate_stats", "component_checks")];
+    let ours = [find_relation("public", "service_status"), find_relation(INTERNAL, "component_checks")];
     if !health::can_be_kept() || ours.into_iter().flatten().any(|table| !lock_for_writing_now(table)) {
         return false;
     }
@@ -120,7 +119,7 @@ fn write(reading: Reading, checked: Vec<Checked>) -> Timestamp {
     store(&snapshot_of(reading.host, components), as_of);
     health::set_note(FEED, reading.unknown.as_deref());
     execute(
-        "insert into busymate_stats.component_checks as kept (id, checked_at, reasons)
+        "insert into busymate_stats_internal.component_checks as kept (id, checked_at, reasons)
          values (1, $1, $2::pg_catalog.jsonb)
          on conflict (id) do update set checked_at = excluded.checked_at, reasons = excluded.reasons",
         &[Param::Timestamp(as_of), Param::Text(&Value::Object(reasons).to_string())],
@@ -145,7 +144,7 @@ fn now() -> Timestamp {
 fn report_stands() -> bool {
     let young = 3_000 * i64::from(settings::status_interval_ms());
     let found = select_latest(
-        "select last_refresh from busymate_stats.feed_health where feed = $1 and last_refresh is not null",
+        "select last_refresh from busymate_stats_internal.feed_health where feed = $1 and last_refresh is not null",
         &[Param::Text(REPORT)],
         |row| row.timestamp(1),
     );

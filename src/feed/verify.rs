@@ -6,6 +6,7 @@ use crate::pg::query::{Param, execute};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
 use crate::pg::transaction::{Failure, attempt, attempt_within};
+use crate::schemas::INTERNAL;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
@@ -53,7 +54,7 @@ pub fn compare(limit_ms: i32, holding: impl FnOnce([pg_sys::Oid; 2])) -> Compare
 /// Keeps what was found, and voids the seal when it was wrong. False when nothing could be compared, kept or voided: it is to
 /// be done again soon.
 pub fn finish_verify(compared: Compared) -> bool {
-    let ours = ["feed_health", "seal_markers"].map(|table| find_relation("busymate_stats", table));
+    let ours = ["feed_health", "seal_markers"].map(|table| find_relation(INTERNAL, table));
     if !ours.iter().all(|table| table.is_some_and(lock_for_writing_now)) {
         return false;
     }
@@ -82,7 +83,7 @@ pub fn finish_verify(compared: Compared) -> bool {
 fn keep(differences: &Map<String, Value>) {
     let differences = Value::Object(differences.clone()).to_string();
     execute(
-        "update busymate_stats.feed_health set note = $2, note_since = pg_catalog.clock_timestamp() where feed = $1",
+        "update busymate_stats_internal.feed_health set note = $2, note_since = pg_catalog.clock_timestamp() where feed = $1",
         &[Param::Text(FEED), Param::Text(&differences)],
     );
 }

@@ -9,6 +9,7 @@ use crate::pg::query::{Param, execute, select, select_latest};
 use crate::pg::relation::{LockedRelation, base_type, lock};
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::shared::announce_at_commit;
+use crate::schemas::INTERNAL;
 use crate::version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -120,7 +121,7 @@ pub fn attach_as(request: &AttachRequest) {
         roster::triggers::create(&devices.0, request);
         forget_attachment();
         execute(
-            "insert into busymate_stats.attachment
+            "insert into busymate_stats_internal.attachment
                 (entries, devices, entry_time, host, status, source, entry_device,
                  device_key, device_name, connection_type, last_seen, online, implied)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, nullif($12, ''), $13 = 1)",
@@ -176,7 +177,7 @@ fn detach() {
 }
 
 fn forget_attachment() {
-    execute("delete from busymate_stats.attachment", &[]);
+    execute("delete from busymate_stats_internal.attachment", &[]);
     if attachment::read(Seen::Latest).is_some() {
         UserError::new(
             PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
@@ -188,7 +189,7 @@ fn forget_attachment() {
 }
 
 fn own_table() -> LockedRelation {
-    match find_relation("busymate_stats", "attachment").and_then(lock) {
+    match find_relation(INTERNAL, "attachment").and_then(lock) {
         Some(table) => table,
         None => unreachable!("the function's extension brings the table"),
     }
@@ -197,7 +198,7 @@ fn own_table() -> LockedRelation {
 /// Writers write into these without SQL, as heaps.
 fn require_own_heaps() {
     for name in ["late_changes", "seal_markers", "roster_changes"] {
-        let table = find_relation("busymate_stats", name).and_then(lock);
+        let table = find_relation(INTERNAL, name).and_then(lock);
         if table.is_none_or(|table| !table.is_heap) {
             prerequisite(format!("table busymate_stats.{name} is not kept by the access method heap"))
                 .hint(format!("Run ALTER TABLE busymate_stats.{name} SET ACCESS METHOD heap."))

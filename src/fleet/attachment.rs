@@ -3,10 +3,11 @@
 use crate::error::UserError;
 use crate::pg::relation::{LockedRelation, lock};
 use crate::pg::scan::{Seen, find_schema, relation_in, scan};
+use crate::schemas::INTERNAL;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// The row of `busymate_stats.attachment`. Column names are as the user gave them, not quoted.
+/// The row of `busymate_stats_internal.attachment`. Column names are as the user gave them, not quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// The relation of entries.
@@ -48,7 +49,7 @@ impl Attachment {
 
 /// The attachment that the running statement sees, or the latest.
 pub fn read(seen: Seen) -> Option<Attachment> {
-    read_in(find_schema("busymate_stats")?, seen).flatten()
+    read_in(find_schema(INTERNAL)?, seen).flatten()
 }
 
 /// The same for the extension whose tables are in this schema, whatever it is called by now; `None` when there is no table.

@@ -19,11 +19,10 @@ use crate::pg::scan::{Seen, Tuple, find_relation, find_schema, newest};
 use crate::pg::screen;
 use crate::pg::slot::{Slot, Value};
 use crate::pg::thresholds::{self, Threshold};
+use crate::schemas::INTERNAL;
 use crate::torture::{self, Mutant, broken};
 use pgrx::pg_sys;
 use std::cell::RefCell;
-
-const SCHEMA: &str = "busymate_stats";
 
 /// Installs the trigger's function, and what goes with the transaction.
 pub fn register() {
@@ -42,8 +41,8 @@ fn of_row(row: &Tuple) -> Threshold {
 }
 
 fn newest_threshold<T>(seen: Seen, each: impl FnOnce(&Tuple) -> T) -> Option<T> {
-    let table = find_relation(SCHEMA, "capture")?;
-    let index = find_relation(SCHEMA, "capture_pkey")?;
+    let table = find_relation(INTERNAL, "capture")?;
+    let index = find_relation(INTERNAL, "capture_pkey")?;
     newest(table, index, seen, each)
 }
 
@@ -72,7 +71,7 @@ pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
 
 /// Voids what is sealed: a row that the sealer will find.
 pub fn mark(reason: &str) {
-    if let Some(schema) = find_schema(SCHEMA) {
+    if let Some(schema) = find_schema(INTERNAL) {
         OwnTables::of(schema).mark(reason);
     }
 }

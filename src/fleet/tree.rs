@@ -16,6 +16,7 @@ use crate::pg::relation::{
     lock_for_reading_now, triggers,
 };
 use crate::pg::scan::{Seen, find_relation, scan};
+use crate::schemas::INTERNAL;
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
@@ -332,7 +333,7 @@ impl Tree {
 
 /// Whether each of these is known to have joined without a row in it, and to have had its trigger since.
 fn came_empty(leaves: &[(u32, &LeafNow)]) -> bool {
-    let Some(table) = find_relation("busymate_stats", "seal_partitions") else {
+    let Some(table) = find_relation(INTERNAL, "seal_partitions") else {
         return false;
     };
     let mut known = Vec::new();

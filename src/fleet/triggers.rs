@@ -8,6 +8,7 @@ use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::{LockedRelation, triggers};
 use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::thresholds;
+use crate::schemas::INTERNAL;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
@@ -15,7 +16,7 @@ use pgrx::spi::{quote_identifier, quote_literal};
 pub const CAPTURE_TRIGGER: &str = "busymate_stats_capture";
 
 /// The function behind it.
-pub const CAPTURE_FUNCTION: &str = "busymate_stats.capture_change";
+pub const CAPTURE_FUNCTION: &str = "busymate_stats_internal.capture_change";
 
 /// Makes the trigger, where the relation can have it. It goes with the extension, not with CASCADE.
 ///
@@ -84,7 +85,7 @@ pub fn drop(entries: Option<&LockedRelation>) {
     // A generation of its own: a look that was taken for the last one says nothing about this relation. The latest, for
     // the transaction's snapshot may be older than a tick of the sealer.
     let next = Param::Int(capture::threshold(Seen::Latest).map_or(0, |threshold| threshold.generation) + 1);
-    execute("insert into busymate_stats.capture values ($1, '-infinity', '-infinity')", &[next]);
+    execute("insert into busymate_stats_internal.capture values ($1, '-infinity', '-infinity')", &[next]);
 }
 
 /// Drops the triggers that call a function, whatever they are called by now.
@@ -106,7 +107,7 @@ pub fn keep_one_marker() {
 }
 
 fn delete_markers_after(kept: usize) {
-    let Some(table) = find_relation("busymate_stats", "seal_markers") else {
+    let Some(table) = find_relation(INTERNAL, "seal_markers") else {
         return;
     };
     let mut places = Vec::new();

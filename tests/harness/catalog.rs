@@ -58,7 +58,7 @@ pub fn privileges(client: &mut Client) -> Vec<String> {
                   where a.attacl is not null
                  union all
                  select 'schema ' || n.nspname, n.nspowner, coalesce(n.nspacl, acldefault('n', n.nspowner))
-                   from pg_namespace n where n.nspname = 'busymate_stats')
+                   from pg_namespace n where n.nspname in ('busymate_stats', 'busymate_stats_internal'))
              select format('%s %s %s%s', name,
                            case held.grantee when 0 then 'PUBLIC' else held.grantee::regrole::text end,
                            held.privilege_type, case when held.is_grantable then ' grantable' end)

@@ -26,7 +26,7 @@ const SCENE: &str = r#"
         ($$copy trace.ran to program 'true'$$), ($$select pg_catalog.pg_read_file('PG_VERSION')$$),
         ($$do 'begin set row_security = on; insert into busymate_stats.user_roles values (''thief'', ''viewer''); end'$$),
         ($$select 1 / public.has_capability('roles', 'edit')::int$$),
-        ('delete from busymate_stats.attachment'), ('update public.service_stats set snapshot = null'),
+        ('delete from busymate_stats_internal.attachment'), ('update public.service_stats set snapshot = null'),
         ('set busymate_stats.top_n = 1'), ('drop function public.get_stats()'),
         ('alter extension busymate_stats add table {e}.trap'),
         ('insert into {e}.trap values (1)'),

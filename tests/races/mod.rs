@@ -79,7 +79,7 @@ impl Fleet {
         eventually("the sealer has its locks", || {
             let locked = client.batch_execute(
                 "begin isolation level repeatable read;
-                 lock table busymate_stats.seal_state in share update exclusive mode nowait;
+                 lock table busymate_stats_internal.seal_state in share update exclusive mode nowait;
                  lock table public.entries in access share mode nowait;
                  select 1",
             );
@@ -147,20 +147,23 @@ impl Fleet {
     pub fn threshold(&mut self) -> Option<i64> {
         value(
             &mut self.admin,
-            "select test.us(threshold) from busymate_stats.capture order by gen desc limit 1",
+            "select test.us(threshold) from busymate_stats_internal.capture order by gen desc limit 1",
         )
     }
 
     pub fn boundary(&mut self) -> i64 {
         value(
             &mut self.admin,
-            "select test.us(boundary) from busymate_stats.seal_state order by version desc limit 1",
+            "select test.us(boundary) from busymate_stats_internal.seal_state order by version desc limit 1",
         )
     }
 
     /// How often everything was counted anew.
     pub fn epoch(&mut self) -> i64 {
-        value(&mut self.admin, "select epoch from busymate_stats.seal_state order by version desc limit 1")
+        value(
+            &mut self.admin,
+            "select epoch from busymate_stats_internal.seal_state order by version desc limit 1",
+        )
     }
 
     /// A session that keeps the snapshot of this moment.
@@ -171,7 +174,10 @@ impl Fleet {
     }
 
     pub fn late_changes(&mut self) -> i64 {
-        value(&mut self.admin, "select coalesce(sum(changes), 0)::int8 from busymate_stats.late_changes")
+        value(
+            &mut self.admin,
+            "select coalesce(sum(changes), 0)::int8 from busymate_stats_internal.late_changes",
+        )
     }
 
     #[track_caller]

@@ -413,9 +413,9 @@ impl<'a> Rig<'a> {
         let row = self
             .admin
             .query_one(
-                "select coalesce((select test.us(threshold) from busymate_stats.roster_capture order by gen desc limit 1), 0),
-                        coalesce((select test.us(since) from busymate_stats.roster_state order by version desc limit 1), 0),
-                        exists (select from busymate_stats.attachment),
+                "select coalesce((select test.us(threshold) from busymate_stats_internal.roster_capture order by gen desc limit 1), 0),
+                        coalesce((select test.us(since) from busymate_stats_internal.roster_state order by version desc limit 1), 0),
+                        exists (select from busymate_stats_internal.attachment),
                         not has_table_privilege('public.devices', 'select')",
                 &[],
             )

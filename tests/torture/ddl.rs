@@ -29,12 +29,12 @@ const SCRIPTS: [&str; 19] = [
     "begin; truncate public.entries; {write}; {write}; truncate public.entries; {write}; commit",
     "drop trigger busymate_stats_capture on public.entries;; {write};; {write};;
      create trigger busymate_stats_capture after insert or update or delete on public.entries
-         for each row execute function busymate_stats.capture_change('created_at');
+         for each row execute function busymate_stats_internal.capture_change('created_at');
      alter table public.entries enable always trigger busymate_stats_capture;
      alter trigger busymate_stats_capture on public.entries depends on extension busymate_stats",
     "create table test.copied (like public.entries including all);
      create trigger busymate_stats_capture after insert or update or delete on test.copied
-         for each row execute function busymate_stats.capture_change('created_at');
+         for each row execute function busymate_stats_internal.capture_change('created_at');
      insert into test.copied (owner, created_at) select 0, now() - n * interval '1 hour' from generate_series(1, 9) n;; {write};; {seal};;
      drop table test.copied",
     "select busymate_stats.detach(); {write}; {write};

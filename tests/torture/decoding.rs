@@ -155,7 +155,7 @@ impl Decoding {
             if !change.tables().iter().all(|table| table.starts_with("busymate_stats.")) {
                 changes.push(change);
             } else if let Change::Insert { table, .. } | Change::Update { table, .. } = &change
-                && table == "busymate_stats.late_changes"
+                && table == "busymate_stats_internal.late_changes"
             {
                 return Err(format!("{plugin:?} delivers a late change: {change:?}"));
             }

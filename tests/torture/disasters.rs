@@ -86,7 +86,7 @@ impl Rig<'_> {
         }
         self.let_the_clock_pass(&mut observer, last);
         eventually("the worker of the promoted standby seals", || {
-            let sql = "select test.us(max(boundary)) from busymate_stats.seal_state";
+            let sql = "select test.us(max(boundary)) from busymate_stats_internal.seal_state";
             let boundary: Option<i64> = value(&mut observer, sql);
             (boundary > last).then_some(())
         });

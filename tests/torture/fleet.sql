@@ -5,7 +5,7 @@ declare
     at jsonb;
     plain jsonb;
 begin
-    if not exists (select from busymate_stats.attachment) then
+    if not exists (select from busymate_stats_internal.attachment) then
         return true;
     end if;
     at := busymate_stats.stats_at(t);
@@ -23,7 +23,7 @@ declare
     at jsonb;
     plain jsonb;
 begin
-    if not exists (select from busymate_stats.attachment) then
+    if not exists (select from busymate_stats_internal.attachment) then
         return true;
     end if;
     at := busymate_stats.stats_at(t);

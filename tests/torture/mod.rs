@@ -187,8 +187,8 @@ impl<'a> Rig<'a> {
             .observer
             .query_one(
                 "select test.us(clock_timestamp()),
-                        (select test.us(boundary) from busymate_stats.seal_state order by version desc limit 1),
-                        (select test.us(threshold) from busymate_stats.capture order by gen desc limit 1)",
+                        (select test.us(boundary) from busymate_stats_internal.seal_state order by version desc limit 1),
+                        (select test.us(threshold) from busymate_stats_internal.capture order by gen desc limit 1)",
                 &[],
             )
             .unwrap();

@@ -11,7 +11,7 @@ const STRIDES: [i64; 5] = [600_000_000, 3_600_000_000, 86_400_000_000, 40 * 86_4
 /// What a worker's transaction does before its snapshot, and the snapshot.
 const BEGIN: &str = "begin isolation level repeatable read;
     set local busymate_stats.clock_step = {clock};
-    lock table busymate_stats.seal_state in share update exclusive mode nowait;
+    lock table busymate_stats_internal.seal_state in share update exclusive mode nowait;
     lock table public.entries in access share mode nowait;
     select 1";
 

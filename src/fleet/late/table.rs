@@ -4,6 +4,7 @@ use crate::fleet::clock::Timestamp;
 use crate::pg::own_rows::{ColumnValue, Place, WrongShape, delete_rows, insert_rows};
 use crate::pg::range::RangeIndex;
 use crate::pg::scan::{find_relation, relation_in};
+use crate::schemas::INTERNAL;
 use pgrx::pg_sys::{INT8OID, InvalidOid, Oid};
 
 /// A pack with what is known of its changes.
@@ -66,7 +67,7 @@ impl OwnTables {
 /// Hands over each pack of `generation` and later that the active snapshot sees, with its place, until `each` says that
 /// it has enough. None where the table is gone.
 pub fn each_pack(generation: i64, mut each: impl FnMut(Place, &Pack) -> bool) {
-    let ours = |relation| find_relation("busymate_stats", relation);
+    let ours = |relation| find_relation(INTERNAL, relation);
     let (Some(table), Some(index)) = (ours("late_changes"), ours("late_changes_gen")) else {
         return;
     };
@@ -103,7 +104,7 @@ pub fn delete_all_packs() {
 
 /// Deletes packs that [`each_pack`] has handed over.
 pub fn delete_packs(places: Vec<Place>) {
-    if let Some(table) = find_relation("busymate_stats", "late_changes") {
+    if let Some(table) = find_relation(INTERNAL, "late_changes") {
         delete_rows(table, places);
     }
 }

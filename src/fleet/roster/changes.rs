@@ -1,11 +1,11 @@
 //! What has changed of devices since they were counted, added up as it is read.
 
-use super::state::SCHEMA;
 use crate::fleet::clock::Timestamp;
 use crate::fleet::sealed::counts::Counts;
 use crate::fleet::sealed::tally::{Kind, Tally};
 use crate::pg::range::RangeIndex;
 use crate::pg::scan::find_relation;
+use crate::schemas::INTERNAL;
 use pgrx::pg_sys::TIMESTAMPTZOID;
 
 /// More changes than this are not worth adding up.
@@ -32,8 +32,8 @@ impl Changes {
 
     /// The changes of `gen_` and later that the running statement sees; `None` where their table is gone.
     pub fn since(gen_: i64, moment: Timestamp) -> Option<Self> {
-        let table = find_relation(SCHEMA, "roster_changes")?;
-        let index = find_relation(SCHEMA, "roster_changes_gen")?;
+        let table = find_relation(INTERNAL, "roster_changes")?;
+        let index = find_relation(INTERNAL, "roster_changes_gen")?;
         let mut changes = Self::none(moment);
         // Columns: gen, old_type, old_seen, new_type, new_seen.
         RangeIndex::of_numbers(table, index).each_bare(gen_, None, |row| {

@@ -13,7 +13,7 @@ use crate::pg::relation::{LockedRelation, column_number, column_type, is_virtual
 use crate::torture::{Mutant, broken};
 
 /// The trigger's function.
-pub const TRIGGER_FUNCTION: &str = "busymate_stats.roster_change";
+pub const TRIGGER_FUNCTION: &str = "busymate_stats_internal.roster_change";
 
 /// The columns that are counted: connection type, and what tells who is online.
 pub fn columns(fleet: &Attachment) -> [&String; 2] {

@@ -11,6 +11,7 @@ use crate::fleet::sealed::toplist::top_of;
 use crate::pg::identity::{as_owner, owner_of, trigger_depth};
 use crate::pg::relation::{LockedRelation, is_being_changed_here};
 use crate::pg::scan::{Seen, find_relation};
+use crate::schemas::INTERNAL;
 use crate::settings;
 use crate::torture::{Mutant, broken};
 use std::fmt;
@@ -80,6 +81,6 @@ fn usable_state(fleet: &Attachment, devices: &LockedRelation) -> Result<State, S
 }
 
 fn own_tables<R>(work: impl FnOnce() -> R) -> Result<R, String> {
-    let owner = find_relation("busymate_stats", "roster_changes").and_then(owner_of).ok_or(GONE)?;
+    let owner = find_relation(INTERNAL, "roster_changes").and_then(owner_of).ok_or(GONE)?;
     Ok(as_owner(owner, work))
 }

@@ -20,6 +20,7 @@ use crate::pg::own_rows::delete_rows;
 use crate::pg::query::{Param, execute, select};
 use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::{Seen, find_relation, scan};
+use crate::schemas::INTERNAL;
 use crate::settings;
 use crate::torture::{Mutant, broken};
 use pgrx::spi::quote_identifier;
@@ -48,7 +49,7 @@ impl Ground {
     /// Nothing of it waits. `Err` says why it cannot be had.
     pub fn take() -> Result<Self, Step> {
         let waits = |reason: &str| Step::Waits(reason.into());
-        let ours = |table| find_relation(state::SCHEMA, table);
+        let ours = |table| find_relation(INTERNAL, table);
         if !ours("attachment").is_some_and(lock_for_reading_now) {
             return Err(waits("tables of the extension are locked"));
         }
@@ -128,10 +129,10 @@ impl Ground {
         };
         let writers = format!("{{{}}}", writers.join(","));
         execute(
-            "insert into busymate_stats.roster_look (gen, writers, fingerprint) values ($1, $2::xid8[], $3)",
+            "insert into busymate_stats_internal.roster_look (gen, writers, fingerprint) values ($1, $2::xid8[], $3)",
             &[Param::Int(gen_), Param::Text(&writers), Param::Text(&self.fingerprint)],
         );
-        execute("delete from busymate_stats.roster_look where gen < $1", &[Param::Int(gen_)]);
+        execute("delete from busymate_stats_internal.roster_look where gen < $1", &[Param::Int(gen_)]);
         Step::Moved
     }
 
@@ -260,7 +261,7 @@ impl Ground {
 
 /// Removes changes that are of no use to any state that is there or comes. False when our table is locked.
 pub fn tidy_up() -> bool {
-    let ours = |table| find_relation(state::SCHEMA, table);
+    let ours = |table| find_relation(INTERNAL, table);
     // All before anything is read: DROP EXTENSION may hold one and want another.
     if !ours("roster_changes").is_some_and(lock_for_writing_now)
         || !["roster_state", "roster_capture"]
@@ -288,7 +289,7 @@ struct Counted {
 /// Forgets everything, for a fleet that is let go; see [`Ground::let_go`].
 pub fn forget() {
     state::remove_before(i64::MAX);
-    execute("delete from busymate_stats.roster_look", &[]);
+    execute("delete from busymate_stats_internal.roster_look", &[]);
     remove_changes(|_| true);
     if let Some(Capture { gen_, .. }) = Capture::newest(Seen::Latest) {
         Capture { gen_: gen_ + 1, threshold: NEVER, due: NEVER, resting: false }.store();
@@ -297,7 +298,7 @@ pub fn forget() {
 
 /// Removes the changes of these generations that the active snapshot sees.
 fn remove_changes(which: impl Fn(i64) -> bool) {
-    let Some(table) = find_relation(state::SCHEMA, "roster_changes") else {
+    let Some(table) = find_relation(INTERNAL, "roster_changes") else {
         return;
     };
     let mut places = Vec::new();
@@ -312,7 +313,7 @@ fn remove_changes(which: impl Fn(i64) -> bool) {
 /// Has every device counted anew, and answered by the plain query until then. False while a sealer is at work, which may be
 /// doing anything but counting.
 pub fn void() -> bool {
-    let alone = find_relation(state::SCHEMA, "roster_state").is_some_and(lock_alone_now);
+    let alone = find_relation(INTERNAL, "roster_state").is_some_and(lock_alone_now);
     if alone {
         state::remove_before(i64::MAX);
     }
@@ -331,7 +332,7 @@ struct Look {
 
 fn look_of(gen_: i64) -> Option<Look> {
     select(
-        "select writers::text, fingerprint from busymate_stats.roster_look where gen = $1",
+        "select writers::text, fingerprint from busymate_stats_internal.roster_look where gen = $1",
         &[Param::Int(gen_)],
         |row| Look { writers: row.text(1).unwrap_or_default(), fingerprint: row.text(2).unwrap_or_default() },
     )

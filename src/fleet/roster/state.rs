@@ -5,8 +5,7 @@ use crate::fleet::clock::Timestamp;
 use crate::fleet::sealed::counts::Counts;
 use crate::pg::query::{Param, execute, select_planned};
 use crate::pg::scan::{Seen, find_relation, newest};
-
-pub const SCHEMA: &str = "busymate_stats";
+use crate::schemas::INTERNAL;
 
 /// The devices, counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +31,8 @@ pub struct State {
 impl State {
     /// The newest version that is seen.
     pub fn newest(seen: Seen) -> Option<Self> {
-        let table = find_relation(SCHEMA, "roster_state")?;
-        let index = find_relation(SCHEMA, "roster_state_pkey")?;
+        let table = find_relation(INTERNAL, "roster_state")?;
+        let index = find_relation(INTERNAL, "roster_state_pkey")?;
         newest(table, index, seen, |row| {
             Some(Self {
                 version: row.int(1),
@@ -53,8 +52,8 @@ impl State {
     /// The number of the newest version, even if the rest of it cannot be read.
     pub fn newest_version() -> i64 {
         let version = || {
-            let table = find_relation(SCHEMA, "roster_state")?;
-            let index = find_relation(SCHEMA, "roster_state_pkey")?;
+            let table = find_relation(INTERNAL, "roster_state")?;
+            let index = find_relation(INTERNAL, "roster_state_pkey")?;
             newest(table, index, Seen::Statement, |row| row.int(1))
         };
         version().unwrap_or(0)
@@ -63,7 +62,7 @@ impl State {
     /// Appends this version, and removes those before it.
     pub fn store(&self, portions: &[Portion]) {
         execute(
-            "insert into busymate_stats.roster_state
+            "insert into busymate_stats_internal.roster_state
                 (version, gen, fingerprint, since, until, total, types, took, counted_at)
              values ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())",
             &[
@@ -79,7 +78,7 @@ impl State {
         );
         for portion in portions {
             execute(
-                "insert into busymate_stats.roster_moments (version, first, silent, moments) values ($1, $2, $3, $4)",
+                "insert into busymate_stats_internal.roster_moments (version, first, silent, moments) values ($1, $2, $3, $4)",
                 &[
                     Param::Int(self.version),
                     Param::Timestamp(portion.from),
@@ -94,7 +93,7 @@ impl State {
     /// How many devices were last seen at `moment` or before, as counted; `None` when the count does not tell.
     pub fn silent_at(&self, moment: Timestamp) -> Option<i64> {
         select_planned(
-            "select first, silent, moments from busymate_stats.roster_moments
+            "select first, silent, moments from busymate_stats_internal.roster_moments
               where version = $1 and first <= $2 order by first desc limit 1",
             &[Param::Int(self.version), Param::Timestamp(moment)],
             |row| {
@@ -138,8 +137,8 @@ pub struct Capture {
 impl Capture {
     /// The newest that is seen.
     pub fn newest(seen: Seen) -> Option<Self> {
-        let table = find_relation(SCHEMA, "roster_capture")?;
-        let index = find_relation(SCHEMA, "roster_capture_pkey")?;
+        let table = find_relation(INTERNAL, "roster_capture")?;
+        let index = find_relation(INTERNAL, "roster_capture_pkey")?;
         newest(table, index, seen, |row| Self {
             gen_: row.int(1),
             threshold: row.timestamp(2),
@@ -151,7 +150,7 @@ impl Capture {
     /// Appends this row, and removes those before it.
     pub fn store(self) {
         execute(
-            "insert into busymate_stats.roster_capture (gen, threshold, due, resting) values ($1, $2, $3, $4 = 1)",
+            "insert into busymate_stats_internal.roster_capture (gen, threshold, due, resting) values ($1, $2, $3, $4 = 1)",
             &[
                 Param::Int(self.gen_),
                 Param::Timestamp(self.threshold),
@@ -159,8 +158,11 @@ impl Capture {
                 Param::Int(i64::from(self.resting)),
             ],
         );
-        execute("delete from busymate_stats.roster_capture where gen < $1", &[Param::Int(self.gen_)]);
-        if let Some(table) = find_relation(SCHEMA, "roster_capture") {
+        execute(
+            "delete from busymate_stats_internal.roster_capture where gen < $1",
+            &[Param::Int(self.gen_)],
+        );
+        if let Some(table) = find_relation(INTERNAL, "roster_capture") {
             crate::pg::invalidation::invalidate(table);
         }
     }

@@ -21,7 +21,7 @@ pub fn create(devices: &LockedRelation, fleet: &Attachment) {
     for statement in [
         format!(
             "create trigger {TRIGGER} after insert or update or delete on {name}
-                for each row execute function busymate_stats.roster_change({arguments})"
+                for each row execute function busymate_stats_internal.roster_change({arguments})"
         ),
         format!("alter table {name} enable always trigger {TRIGGER}"),
         format!("alter trigger {TRIGGER} on {name} depends on extension busymate_stats"),

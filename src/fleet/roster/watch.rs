@@ -5,7 +5,7 @@
 //! the rest: whoever moves it sends a message that arrives before anybody looks for writers, and the trigger takes in
 //! all messages first.
 
-use super::state::{Capture, Device, SCHEMA};
+use super::state::{Capture, Device};
 use crate::fleet::clock::Timestamp;
 use crate::fleet::sealed::state::NEVER;
 use crate::pg::invalidation::Watch;
@@ -15,6 +15,7 @@ use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::screen;
 use crate::pg::slot::Slot;
+use crate::schemas::INTERNAL;
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -64,7 +65,7 @@ fn changed(trigger: &RowTrigger) {
     {
         return;
     }
-    if let Some(table) = find_relation(SCHEMA, "roster_changes") {
+    if let Some(table) = find_relation(INTERNAL, "roster_changes") {
         let [old, new] = [old, new].map(|row| row.map(|row| view.columns.device(&row)));
         let kind = |device: &Option<Device>| device.as_ref().map(|device| device.kind.clone());
         let (old_kind, new_kind) = (kind(&old), kind(&new));
@@ -93,7 +94,7 @@ fn current(trigger: &RowTrigger) -> View {
     }
     let devices = trigger.relation();
     // Watched before they are read, so that no change falls between.
-    TABLES.watch([find_relation(SCHEMA, "roster_capture"), Some(devices), None, None]);
+    TABLES.watch([find_relation(INTERNAL, "roster_capture"), Some(devices), None, None]);
     let generation = TABLES.generation();
     let capture = Capture::newest(Seen::Latest);
     let columns = Columns::named(trigger);

@@ -28,10 +28,10 @@ pub fn look(entries: pg_sys::Oid) -> Step {
         return Step::Waits("transactions are being prepared".into());
     };
     execute(
-        "insert into busymate_stats.seal_look (gen, writers) values ($1, $2::xid8[])",
+        "insert into busymate_stats_internal.seal_look (gen, writers) values ($1, $2::xid8[])",
         &[Param::Int(gen_), Param::Text(&format!("{{{}}}", writers.join(",")))],
     );
-    execute("delete from busymate_stats.seal_look where gen < $1", &[Param::Int(gen_)]);
+    execute("delete from busymate_stats_internal.seal_look where gen < $1", &[Param::Int(gen_)]);
     Step::Moved
 }
 
@@ -119,9 +119,11 @@ fn full_transaction_id(id: i64, next: i64) -> i64 {
 
 /// The writers that were found for a threshold, as an array's text.
 pub fn look_of(gen_: i64) -> Option<String> {
-    select("select writers::text from busymate_stats.seal_look where gen = $1", &[Param::Int(gen_)], |row| {
-        row.text(1)
-    })
+    select(
+        "select writers::text from busymate_stats_internal.seal_look where gen = $1",
+        &[Param::Int(gen_)],
+        |row| row.text(1),
+    )
     .pop()
     .flatten()
 }

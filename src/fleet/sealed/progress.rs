@@ -5,6 +5,7 @@ use crate::fleet::attachment;
 use crate::pg::query::{Param, select};
 use crate::pg::relation::{LockedRelation, about_rows, lock, lock_for_reading_now};
 use crate::pg::scan::{Seen, find_relation};
+use crate::schemas::INTERNAL;
 
 /// One of the remembered writers that is in progress in this snapshot, for people.
 pub fn still_writing(writers: &str) -> Option<String> {
@@ -40,7 +41,7 @@ fn told_of(writer: &str) -> Option<String> {
 
 /// How far counting has come where figures cannot be read yet, for people. Waits for nobody, and says nothing then.
 pub fn progress() -> Option<String> {
-    let ours = |table| find_relation("busymate_stats", table).is_some_and(lock_for_reading_now);
+    let ours = |table| find_relation(INTERNAL, table).is_some_and(lock_for_reading_now);
     if !ours("seal_state") || !ours("attachment") {
         return None;
     }

@@ -17,6 +17,7 @@ use crate::fleet::tree::{Shape, shape};
 use crate::pg::identity::{as_owner, owner_of, trigger_depth};
 use crate::pg::relation::{LockedRelation, is_being_changed_here};
 use crate::pg::scan::{Seen, find_relation};
+use crate::schemas::INTERNAL;
 use crate::settings;
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
@@ -114,7 +115,7 @@ fn usable_state(shape: &Shape, entries: &LockedRelation) -> Result<Rc<Prepared>,
 }
 
 fn own_tables_owner() -> Result<pg_sys::Oid, String> {
-    find_relation("busymate_stats", "late_changes").and_then(owner_of).ok_or("a table of ours is gone".into())
+    find_relation(INTERNAL, "late_changes").and_then(owner_of).ok_or("a table of ours is gone".into())
 }
 
 /// What stands between a state and the figures as of a moment.
@@ -227,7 +228,7 @@ thread_local! {
 
 /// Every key at this version; `None` when they cannot be read.
 fn keys_at(state: &State, own: pg_sys::Oid) -> Option<Rc<KeysAt>> {
-    let table = find_relation("busymate_stats", "seal_keys").unwrap_or(pg_sys::InvalidOid);
+    let table = find_relation(INTERNAL, "seal_keys").unwrap_or(pg_sys::InvalidOid);
     let of = (table, state.version, state.boundary);
     if let Some(kept) = KEYS.with_borrow(|kept| kept.clone().filter(|kept| kept.of == of)) {
         return Some(kept);

@@ -25,6 +25,7 @@ use crate::pg::query::{Param, execute, select_one};
 use crate::pg::relation::{LockedRelation, lock, lock_alone_now, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::{Seen, find_relation, find_schema};
 use crate::pg::thresholds::Threshold;
+use crate::schemas::INTERNAL;
 use crate::settings;
 use crate::torture::{self, Mutant, broken};
 use pgrx::prelude::*;
@@ -93,7 +94,7 @@ pub struct Ground {
 impl Ground {
     /// Nothing of it waits. `Err` says why it cannot be had.
     pub fn take() -> Result<Self, Step> {
-        let ours = |table| find_relation("busymate_stats", table);
+        let ours = |table| find_relation(INTERNAL, table);
         if !ours("attachment").is_some_and(lock_for_reading_now) {
             return Err(Step::Waits("tables of the extension are locked".into()));
         }
@@ -314,7 +315,7 @@ impl Folded {
     /// Removes what was read, but for the rest.
     fn remove(self) {
         delete_packs(self.gone);
-        let Some(schema) = find_schema("busymate_stats") else { return };
+        let Some(schema) = find_schema(INTERNAL) else { return };
         let packs = self.rest.iter().map(|rest| Pack {
             start: 0,
             generation: rest.generation,
@@ -448,7 +449,7 @@ fn start_anew(fresh: &State) {
     delete_markers();
     delete_all_packs();
     execute(
-        "delete from busymate_stats.seal_partitions joined
+        "delete from busymate_stats_internal.seal_partitions joined
           where not exists (select from pg_inherits where inhrelid = joined.leaf)",
         &[],
     );
@@ -465,7 +466,9 @@ fn keep_keys(state: &mut State, changes: Changes, reset: bool) {
     }
     let worn = state.maps.hosts.is_worn() || state.maps.devices.is_worn();
     let differences: i64 =
-        select_one("select count(*) from busymate_stats.seal_keys where not base", &[], |row| row.int(1));
+        select_one("select count(*) from busymate_stats_internal.seal_keys where not base", &[], |row| {
+            row.int(1)
+        });
     let base = differences >= DIFFERENCES;
     if !worn && !base {
         store_keys(state.version, false, &difference);
@@ -510,9 +513,9 @@ fn move_threshold() -> Step {
         return Step::Done;
     }
     execute(
-        "insert into busymate_stats.capture (gen, threshold, window_start) values ($1, $2, $3)",
+        "insert into busymate_stats_internal.capture (gen, threshold, window_start) values ($1, $2, $3)",
         &[Param::Int(gen_ + 1), Param::Timestamp(next), Param::Timestamp(window_start)],
     );
-    execute("delete from busymate_stats.capture where gen < $1", &[Param::Int(gen_)]);
+    execute("delete from busymate_stats_internal.capture where gen < $1", &[Param::Int(gen_)]);
     Step::Moved
 }

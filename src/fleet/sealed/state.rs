@@ -8,12 +8,11 @@ use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::fleet::tree::Leaves;
 use crate::pg::query::{Param, execute, select};
 use crate::pg::scan::{RowIdentity, Seen, Tuple, find_relation, newest, scan};
+use crate::schemas::INTERNAL;
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::rc::Rc;
-
-const SCHEMA: &str = "busymate_stats";
 
 /// Before every moment that a timestamptz can hold.
 pub const NEVER: Timestamp = i64::MIN;
@@ -115,8 +114,8 @@ impl State {
 
     /// The newest version that is seen.
     pub fn newest(seen: Seen) -> Option<Self> {
-        let table = find_relation(SCHEMA, "seal_state")?;
-        let index = find_relation(SCHEMA, "seal_state_pkey")?;
+        let table = find_relation(INTERNAL, "seal_state")?;
+        let index = find_relation(INTERNAL, "seal_state_pkey")?;
         newest(table, index, seen, Self::of).flatten()
     }
 
@@ -139,8 +138,8 @@ impl State {
     /// Version and epoch of the newest version that is seen, even if the rest of it cannot be read: another version of
     /// the library may have written it. `None` when there is none.
     pub fn number_and_epoch(seen: Seen) -> Option<(i64, i64)> {
-        let table = find_relation(SCHEMA, "seal_state")?;
-        let index = find_relation(SCHEMA, "seal_state_pkey")?;
+        let table = find_relation(INTERNAL, "seal_state")?;
+        let index = find_relation(INTERNAL, "seal_state_pkey")?;
         newest(table, index, seen, |row| (row.int(1), row.int(5)))
     }
 
@@ -152,7 +151,7 @@ impl State {
             Err(_) => unreachable!("plain maps can always be written"),
         };
         execute(
-            "insert into busymate_stats.seal_state
+            "insert into busymate_stats_internal.seal_state
                 (version, boundary, goal, gen, epoch, fingerprint, total, last_day, last_hour, made_at, maps)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, pg_catalog.clock_timestamp(), $10)",
             &[
@@ -168,7 +167,10 @@ impl State {
                 Param::Bytes(&maps),
             ],
         );
-        execute("delete from busymate_stats.seal_state where version < $1", &[Param::Int(self.version)]);
+        execute(
+            "delete from busymate_stats_internal.seal_state where version < $1",
+            &[Param::Int(self.version)],
+        );
     }
 }
 
@@ -194,8 +196,8 @@ thread_local! {
 impl Prepared {
     /// The newest version that is seen, read once.
     pub fn newest(seen: Seen) -> Option<Rc<Self>> {
-        let table = find_relation(SCHEMA, "seal_state")?;
-        let index = find_relation(SCHEMA, "seal_state_pkey")?;
+        let table = find_relation(INTERNAL, "seal_state")?;
+        let index = find_relation(INTERNAL, "seal_state_pkey")?;
         newest(table, index, seen, |row| {
             let identity = (table, row.identity());
             let kept = KEPT.with_borrow(|kept| kept.clone().filter(|(of, _)| *of == identity));
@@ -217,9 +219,9 @@ impl Prepared {
 /// another version of the library may have written them.
 pub fn load_keys(version: i64) -> Option<KeyCounts> {
     let parts = select(
-        "select keys from busymate_stats.seal_keys
+        "select keys from busymate_stats_internal.seal_keys
           where version <= $1
-            and version >= (select max(version) from busymate_stats.seal_keys where base and version <= $1)
+            and version >= (select max(version) from busymate_stats_internal.seal_keys where base and version <= $1)
           order by version",
         &[Param::Int(version)],
         |row| row.bytes(1),
@@ -234,17 +236,17 @@ pub fn load_keys(version: i64) -> Option<KeyCounts> {
 /// Appends a difference, or with `base` every key, and removes what came before a base.
 pub fn store_keys(version: i64, base: bool, keys: &KeyCounts) {
     execute(
-        "insert into busymate_stats.seal_keys (version, base, keys) values ($1, $2 = 1, $3)",
+        "insert into busymate_stats_internal.seal_keys (version, base, keys) values ($1, $2 = 1, $3)",
         &[Param::Int(version), Param::Int(i64::from(base)), Param::Bytes(&pack(keys))],
     );
     if base {
-        execute("delete from busymate_stats.seal_keys where version < $1", &[Param::Int(version)]);
+        execute("delete from busymate_stats_internal.seal_keys where version < $1", &[Param::Int(version)]);
     }
 }
 
 /// Why what is sealed cannot be used: the reason of a marker that is seen.
 pub fn marker(seen: Seen) -> Option<String> {
-    let table = find_relation(SCHEMA, "seal_markers")?;
+    let table = find_relation(INTERNAL, "seal_markers")?;
     let mut reason = None;
     scan(table, None, None, seen, |row| reason = Some(String::from_utf8_lossy(&row.text(1)).into_owned()));
     reason
