@@ -212,6 +212,7 @@ fn row_of<'a>(
     came: bool,
 ) -> RowChange<Key<'a>> {
     let [host, status, source, device] = *columns;
+    slot.take_apart(host.0.max(status.0).max(source.0).max(device.0));
     RowChange {
         relation,
         time: time_of(slot, time),

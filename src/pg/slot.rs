@@ -35,15 +35,22 @@ impl Slot {
         unsafe { (*self.0).tts_tid }
     }
 
-    /// A column by its number; `None` when null.
-    pub fn value(&self, number: i16) -> Option<pg_sys::Datum> {
-        // SAFETY: by the promise of `new` the slot holds a row that has this column; the attributes up to it are taken
-        // apart before the arrays are read.
+    /// Takes the row apart up to this column, so that those before it are there already when they are asked for.
+    pub fn take_apart(&self, number: i16) {
+        // SAFETY: by the promise of `new` the slot holds a row that has this column.
         unsafe {
-            let slot = &*self.0;
-            if slot.tts_nvalid < number {
+            if (*self.0).tts_nvalid < number {
                 pg_sys::slot_getsomeattrs_int(self.0, i32::from(number));
             }
+        }
+    }
+
+    /// A column by its number; `None` when null.
+    pub fn value(&self, number: i16) -> Option<pg_sys::Datum> {
+        self.take_apart(number);
+        // SAFETY: by the promise of `new` the slot holds a row that has this column; the attributes up to it were taken
+        // apart before the arrays are read.
+        unsafe {
             let place = number as usize - 1;
             let slot = &*self.0;
             (!*slot.tts_isnull.add(place)).then(|| *slot.tts_values.add(place))
