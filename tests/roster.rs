@@ -140,7 +140,7 @@ fn writers_need_no_right_and_take_no_transaction_id_for_nothing() {
     // The strongest lock that a writer has on a table of ours is the one that any writer takes.
     let modes: Vec<String> = admin
         .query(
-            "select distinct mode from pg_locks where relation::regclass::text like 'busymate_stats.roster%'
+            "select distinct mode from pg_locks where relation::regclass::text like 'busymate_stats_internal.roster%'
                 and pid = (select pid from pg_stat_activity where usename = 'roster_writer')",
             &[],
         )

@@ -128,7 +128,7 @@ fn psql_shows_triggers_and_nothing_else() {
             for line in &added {
                 let expected = *line == "Triggers firing always:"
                     || line.starts_with("    busymate_stats_")
-                        && line.contains(" EXECUTE FUNCTION busymate_stats.");
+                        && line.contains(" EXECUTE FUNCTION busymate_stats_internal.");
                 assert!(expected, "{table} shows {line:?}");
             }
             if *table != "devices" {

@@ -221,7 +221,7 @@ fn has_the_shape(snapshot: &Value) -> bool {
         && host["load"]
             .as_array()
             .is_some_and(|load| load.len() == 3 && load.iter().all(|one| number_within(one, 1e6)))
-        && whole(&host["mem"]["usedMb"])
+        && null_or_whole(&host["mem"]["usedMb"])
         && whole(&host["mem"]["totalMb"])
         && whole(&host["uptime"])
         && snapshot["components"].as_array().unwrap().iter().all(|component| {
