@@ -4,6 +4,7 @@
 
 pub mod argument;
 pub mod background;
+pub mod backtrace;
 pub mod bare;
 pub mod catalog;
 pub mod databases;
