@@ -28,6 +28,7 @@ pg_module_magic!(name, version);
 
 #[pg_guard]
 extern "C-unwind" fn _PG_init() {
+    pg::backtrace::keep_out_of_errors();
     settings::register();
     torture::register();
     access::register();

@@ -184,6 +184,62 @@ fn settings_of_a_database_do_not_stop_it() {
     drop(client);
 }
 
+/// The same of every job, and of one setting at a time: what one of them breaks, another could hide.
+#[test]
+fn no_setting_of_a_database_stops_any_job() {
+    let cluster = Cluster::start(&format!(
+        "{EVERY_SECOND}\nbusymate_stats.seal_interval = 1s\nbusymate_stats.status_interval = 1s
+         busymate_stats.verify_interval = 1s"
+    ));
+    let (database, mut client) = fleet_in(&cluster, "set");
+    client.batch_execute("create role odd_role; create schema odd").unwrap();
+    let verified = "(detail ->> 'verified_at')::timestamptz";
+    let jobs =
+        [("stats", "last_refresh"), ("seal", "last_refresh"), ("status", "last_refresh"), ("seal", verified)];
+    let last = |client: &mut Client, (feed, moment): (&str, &str)| -> Option<i64> {
+        let query = format!(
+            "select (extract(epoch from {moment}) * 1000000)::int8 from busymate_stats.health where feed = '{feed}'"
+        );
+        value(client, &query)
+    };
+    let forced = if cfg!(feature = "pg15") { "force_parallel_mode" } else { "debug_parallel_query" };
+    for (name, setting) in [
+        ("session_authorization", "odd_role"),
+        ("role", "odd_role"),
+        ("exit_on_error", "on"),
+        ("default_transaction_read_only", "on"),
+        ("default_transaction_isolation", "serializable"),
+        ("default_transaction_deferrable", "on"),
+        ("statement_timeout", "1ms"),
+        ("lock_timeout", "1ms"),
+        ("idle_in_transaction_session_timeout", "1ms"),
+        ("idle_session_timeout", "1ms"),
+        ("row_security", "off"),
+        ("session_replication_role", "replica"),
+        ("search_path", "odd"),
+        ("standard_conforming_strings", "off"),
+        ("backslash_quote", "off"),
+        ("array_nulls", "off"),
+        ("quote_all_identifiers", "on"),
+        ("transform_null_equals", "on"),
+        (forced, "on"),
+    ] {
+        client.batch_execute(&format!("alter database {database} set {name} = '{setting}'")).unwrap();
+        let now: i64 = value(&mut client, "select (extract(epoch from clock_timestamp()) * 1000000)::int8");
+        for job in jobs {
+            eventually(&format!("{job:?} goes on with {name} = {setting}"), || {
+                (last(&mut client, job)? > now + 1_000_000).then_some(())
+            });
+        }
+        let errors: i64 = value(
+            &mut client,
+            "select count(*) from busymate_stats.health where last_error is not null or detail ->> 'verify_error' is not null",
+        );
+        assert_eq!(errors, 0, "with {name} = {setting}");
+        client.batch_execute(&format!("alter database {database} reset {name}")).unwrap();
+    }
+}
+
 /// A standby that is named and not there holds up whoever waits for it. The worker does not.
 #[test]
 fn it_waits_for_no_standby() {

@@ -1,11 +1,12 @@
 //! How each feed fares, for the view `health`, and for the log when it changes.
 
+use super::{Round, WRITE_MS};
 use crate::fleet::Timestamp;
 use crate::fleet::sealed::progress::progress;
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
-use crate::pg::transaction::{Failure, attempt};
+use crate::pg::transaction::{Failure, attempt_within};
 use crate::schemas::INTERNAL;
 use pgrx::prelude::*;
 use std::time::Duration;
@@ -50,8 +51,8 @@ pub fn record(feed: &str, result: &Result<Refresh, Failure>) {
     }
 }
 
-/// [`record`], and a line in the log when an error appears, changes or goes.
-pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
+/// [`record`] for a background worker, and a line in the log when an error appears, changes or goes.
+pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) -> Round {
     let before = select_latest(
         "select last_error from busymate_stats_internal.feed_health where feed = $1",
         &[Param::Text(feed)],
@@ -60,7 +61,7 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
     .pop()
     .flatten();
     // A row that cannot be written must not end the worker, which would do no more for the other feeds either.
-    if let Err(failure) = attempt(|| record(feed, result)) {
+    if let Err(failure) = attempt_within(WRITE_MS, || record(feed, result)) {
         warn_unrecorded(&failure);
     }
     match (before, result) {
@@ -79,6 +80,20 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) {
         (Some(_), Ok(_)) => log!("busymate_stats {} again", task(feed).1),
         _ => {}
     }
+    match result {
+        Err(failure) if failure.out_of_time => Round::OutOfTime,
+        _ => Round::Done,
+    }
+}
+
+/// Keeps that a worker was ended from outside, which could not say so itself.
+pub fn tell_ended(feed: &str, message: &str) -> Round {
+    if !can_be_kept() {
+        return Round::Locked;
+    }
+    // query_canceled, as where the worker's own time limit ends it.
+    let failure = Failure { sqlstate: "57014".into(), message: message.into(), out_of_time: false };
+    record_and_log(feed, &Err(failure))
 }
 
 fn warn_unrecorded(failure: &Failure) {
@@ -139,7 +154,7 @@ fn note(
     match result {
         Ok(reason) => {
             let reason = reason.clone().or_else(progress);
-            let kept = attempt(|| {
+            let kept = attempt_within(WRITE_MS, || {
                 execute(
                     "insert into busymate_stats_internal.feed_health as kept (feed, last_refresh, note, note_since)
                  values ($2, pg_catalog.clock_timestamp(), nullif($1, ''),
@@ -156,7 +171,9 @@ fn note(
                 warn_unrecorded(&failure);
             }
         }
-        Err(failure) => record_and_log(feed, &Err(failure.clone())),
+        Err(failure) => {
+            record_and_log(feed, &Err(failure.clone()));
+        }
     }
     true
 }

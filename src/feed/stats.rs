@@ -1,11 +1,12 @@
 //! `service_stats`: one row, replaced in place.
 
 use super::health::{self, Refresh};
+use super::{Round, WRITE_MS};
 use crate::access::clear_expired_tokens;
 use crate::pg::query::{Param, execute};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
-use crate::pg::transaction::{attempt, attempt_within};
+use crate::pg::transaction::attempt_within;
 use crate::{fleet, version};
 use pgrx::prelude::*;
 use serde_json::Value;
@@ -29,37 +30,36 @@ fn refresh_stats() -> TimestampWithTimeZone {
     fleet::timestamp(as_of)
 }
 
-/// A background worker's refresh. False when our tables are locked against writing, as DROP EXTENSION does: then
-/// nothing was done.
+/// A background worker's refresh. Where our tables are locked nothing was done.
 ///
 /// The figures are computed before any of our tables is locked, so that DROP and ALTER EXTENSION need not wait for a
 /// slow computation.
-pub fn tick(limit_ms: i32) -> bool {
+pub fn tick(limit_ms: i32) -> Round {
     if !fleet::is_attached() {
         // What goes wrong is told where a feed is refreshed.
-        return attempt(clear_expired_tokens).unwrap_or(true);
+        let cleared = attempt_within(WRITE_MS, clear_expired_tokens).unwrap_or(true);
+        return if cleared { Round::Done } else { Round::Locked };
     }
     let started = Instant::now();
     let computed = attempt_within(limit_ms, fleet::snapshot_now);
     if !health::can_be_kept()
         || find_relation("public", "service_stats").is_some_and(|table| !lock_for_writing_now(table))
     {
-        return false;
+        return Round::Locked;
     }
-    let cleared = attempt(clear_expired_tokens);
+    let cleared = attempt_within(WRITE_MS, clear_expired_tokens);
     if let Ok(false) = cleared {
-        return false;
+        return Round::Locked;
     }
     let result = computed.and_then(|(snapshot, as_of)| {
-        attempt(|| {
+        attempt_within(WRITE_MS, || {
             store(&snapshot, as_of);
             Refresh { as_of, duration: started.elapsed() }
         })
     });
-    let result = result.and_then(|refresh| attempt(restore_publications).map(|()| refresh));
+    let result = result.and_then(|refresh| attempt_within(WRITE_MS, restore_publications).map(|()| refresh));
     let result = result.and_then(|refresh| cleared.map(|_| refresh));
-    health::record_and_log(FEED, &result);
-    true
+    health::record_and_log(FEED, &result)
 }
 
 fn store(snapshot: &Value, as_of: fleet::Timestamp) {

@@ -3,6 +3,7 @@
 use super::components;
 use super::health::{self, Refresh};
 use super::stats::restore_publications;
+use super::{Round, WRITE_MS};
 use crate::access::caller_grants;
 use crate::error::UserError;
 use crate::fleet::{self, Timestamp};
@@ -12,7 +13,7 @@ use crate::pg::jsonb::{Jsonb, TooBig};
 use crate::pg::query::{Param, execute, select, select_latest};
 use crate::pg::relation::{self, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::find_relation;
-use crate::pg::transaction::{Failure, attempt};
+use crate::pg::transaction::{Failure, attempt_within};
 use crate::schemas::{INTERNAL, OPERATORS};
 use crate::settings::{self, StatusSource};
 use crate::status::{self, Check, Checked, Component, LIMIT_BYTES, Reading, Snapshot, snapshot_of};
@@ -56,7 +57,7 @@ pub fn begin_status() -> Option<StatusRound> {
     if settings::status_source() != StatusSource::Local || report_stands() {
         return Some(StatusRound::Idle);
     }
-    Some(StatusRound::Due(Due(attempt(components::enabled))))
+    Some(StatusRound::Due(Due(attempt_within(WRITE_MS, components::enabled))))
 }
 
 impl Due {
@@ -78,24 +79,26 @@ impl Due {
 
 fn host_unknown(message: String) -> Failure {
     // io_error
-    Failure { sqlstate: "58030".into(), message }
+    Failure { sqlstate: "58030".into(), message, ..Failure::default() }
 }
 
-/// The last part of a tick: writes what was found. False when our tables are locked against writing.
-pub fn finish_status(answers: Answers) -> bool {
+/// The last part of a tick: writes what was found.
+pub fn finish_status(answers: Answers) -> Round {
     let ours = [find_relation("public", "service_status"), find_relation(INTERNAL, "component_checks")];
     if !health::can_be_kept() || ours.into_iter().flatten().any(|table| !lock_for_writing_now(table)) {
-        return false;
+        return Round::Locked;
     }
     let Answers { found, duration } = answers;
-    let written = found.and_then(|(reading, checked)| attempt(|| write_unless_reported(reading, checked)));
+    let written = found
+        .and_then(|(reading, checked)| attempt_within(WRITE_MS, || write_unless_reported(reading, checked)));
     let result = match written {
-        Ok(None) => return true,
-        Ok(Some(as_of)) => attempt(restore_publications).map(|()| Refresh { as_of, duration }),
+        Ok(None) => return Round::Done,
+        Ok(Some(as_of)) => {
+            attempt_within(WRITE_MS, restore_publications).map(|()| Refresh { as_of, duration })
+        }
         Err(failure) => Err(failure),
     };
-    health::record_and_log(FEED, &result);
-    true
+    health::record_and_log(FEED, &result)
 }
 
 /// A report may have come while the components were asked, or be about to commit: with the row locked, one that is there

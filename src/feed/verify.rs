@@ -1,11 +1,12 @@
 //! The check of what is sealed, in the background: what it found is kept for `health`, and mended.
 
 use super::health::{self, Refresh};
+use super::{Round, WRITE_MS};
 use crate::fleet::{self, Timestamp};
 use crate::pg::query::{Param, execute};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
-use crate::pg::transaction::{Failure, attempt, attempt_within};
+use crate::pg::transaction::{Failure, attempt_within};
 use crate::schemas::INTERNAL;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -40,7 +41,11 @@ pub fn begin_verify() -> VerifyRound {
         return VerifyRound::Idle;
     }
     // Whatever goes wrong here is told by the refresh.
-    if attempt(fleet::is_sealed).unwrap_or(false) { VerifyRound::Due } else { VerifyRound::TooEarly }
+    if attempt_within(WRITE_MS, fleet::is_sealed).unwrap_or(false) {
+        VerifyRound::Due
+    } else {
+        VerifyRound::TooEarly
+    }
 }
 
 /// Computes the statistics both ways. `holding` is told what is read for long.
@@ -51,32 +56,30 @@ pub fn compare(limit_ms: i32, holding: impl FnOnce([pg_sys::Oid; 2])) -> Compare
     Compared { found, as_of, duration: started.elapsed() }
 }
 
-/// Keeps what was found, and voids the seal when it was wrong. False when nothing could be compared, kept or voided: it is to
-/// be done again soon.
-pub fn finish_verify(compared: Compared) -> bool {
+/// Keeps what was found, and voids the seal when it was wrong.
+pub fn finish_verify(compared: Compared) -> Round {
     let ours = ["feed_health", "seal_markers"].map(|table| find_relation(INTERNAL, table));
     if !ours.iter().all(|table| table.is_some_and(lock_for_writing_now)) {
-        return false;
+        return Round::Locked;
     }
     let Compared { found, as_of, duration } = compared;
     let differences = match found {
-        Ok(None) => return false,
+        Ok(None) => return Round::Locked,
         Ok(Some(differences)) => differences,
         Err(failure) => {
-            health::record_and_log(FEED, &Err(failure));
-            return true;
+            return health::record_and_log(FEED, &Err(failure));
         }
     };
     if !differences.is_empty() && !fleet::void_seal("verify found a difference") {
-        return false;
+        return Round::Locked;
     }
     health::record_and_log(FEED, &Ok(Refresh { as_of, duration }));
     if !differences.is_empty() {
         // Where the row cannot be written, the last line has said why.
-        let _ = attempt(|| keep(&differences));
+        let _ = attempt_within(WRITE_MS, || keep(&differences));
         tell(&differences);
     }
-    true
+    Round::Done
 }
 
 /// The last difference stays to be seen after it was mended.

@@ -117,6 +117,14 @@ impl Worker {
         )
     }
 
+    /// Its process; `None` before it has started and after it has ended.
+    pub fn process(&self) -> Option<i32> {
+        let mut pid = 0;
+        // SAFETY: as above.
+        let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) };
+        (status == pg_sys::BgwHandleStatus::BGWH_STARTED).then_some(pid)
+    }
+
     /// Asks it to end now, whatever it is doing.
     pub fn terminate(&self) {
         // SAFETY: as above.

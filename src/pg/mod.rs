@@ -4,6 +4,7 @@
 
 pub mod argument;
 pub mod background;
+pub mod backtrace;
 pub mod bare;
 pub mod catalog;
 pub mod databases;
@@ -11,6 +12,7 @@ pub mod identity;
 pub mod invalidation;
 pub mod json;
 pub mod jsonb;
+pub mod locks;
 pub mod own_rows;
 pub mod partition;
 pub mod query;

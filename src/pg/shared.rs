@@ -7,7 +7,7 @@ use pgrx::lwlock::PgLwLock;
 use pgrx::prelude::*;
 use pgrx::shmem::PGRXSharedMemory;
 use pgrx::{pg_shmem_init, pg_sys};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// How many workers may run at once at most.
 pub const WORKER_SLOTS: usize = 4;
@@ -17,6 +17,18 @@ const ANNOUNCEMENTS: usize = 64;
 
 /// How many relations a worker can say it reads for long.
 pub const HELD: usize = 2;
+
+/// How many databases are named that wait for a worker: those that have waited longest.
+const LATE: usize = 64;
+
+/// What a worker is doing, for the launcher to see that it comes to an end.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Which one of this slot's it is: another number, another step.
+    pub number: u32,
+    /// How long it may take, in milliseconds; 0 between steps.
+    pub limit_ms: i32,
+}
 
 /// The board that all processes share.
 #[derive(Clone, Copy)]
@@ -29,6 +41,11 @@ pub struct Board {
     announcements: usize,
     outcomes: [u8; WORKER_SLOTS],
     held: [[u32; HELD]; WORKER_SLOTS],
+    steps: [Step; WORKER_SLOTS],
+    /// The databases that workers are in, 0 for a slot without one.
+    at_work: [u32; WORKER_SLOTS],
+    /// Databases that wait for a worker, and since when, as a timestamptz.
+    late: [(u32, i64); LATE],
 }
 
 impl Default for Board {
@@ -40,6 +57,9 @@ impl Default for Board {
             announcements: 0,
             outcomes: [0; WORKER_SLOTS],
             held: [[0; HELD]; WORKER_SLOTS],
+            steps: [Step::default(); WORKER_SLOTS],
+            at_work: [0; WORKER_SLOTS],
+            late: [(0, 0); LATE],
         }
     }
 }
@@ -110,10 +130,70 @@ impl Board {
         held.filter(|relation| **relation != 0).map(|relation| pg_sys::Oid::from(*relation)).collect()
     }
 
+    /// What the worker in `slot` is doing.
+    pub fn step(&self, slot: usize) -> Step {
+        self.steps.get(slot).copied().unwrap_or_default()
+    }
+
+    fn steps_on(&mut self, slot: usize, limit_ms: i32) {
+        if let Some(step) = self.steps.get_mut(slot) {
+            *step = Step { number: step.number.wrapping_add(1), limit_ms };
+        }
+    }
+
+    /// A worker is in `database` now, or with 0 no longer is.
+    pub fn works_in(&mut self, slot: usize, database: u32) {
+        self.steps_on(slot, 0);
+        if let Some(place) = self.at_work.get_mut(slot) {
+            *place = database;
+        }
+    }
+
+    /// How many workers are at work, and whether one of them is in `database`.
+    pub fn at_work(&self, database: pg_sys::Oid) -> (usize, bool) {
+        let all = self.at_work.iter().filter(|at| **at != 0).count();
+        (all, self.at_work.contains(&database.to_u32()))
+    }
+
+    /// These databases wait for a worker, those that have waited longest first.
+    pub fn late_are(&mut self, late: impl Iterator<Item = (u32, i64)>) {
+        self.late = [(0, 0); LATE];
+        for (place, one) in self.late.iter_mut().zip(late) {
+            *place = one;
+        }
+    }
+
+    /// Since when `database` has waited for a worker.
+    pub fn late_since(&self, database: pg_sys::Oid) -> Option<i64> {
+        self.late.iter().find(|(late, _)| *late == database.to_u32()).map(|(_, since)| *since)
+    }
+
+    /// Whether any database waits for a worker.
+    pub fn is_anyone_late(&self) -> bool {
+        self.late[0].0 != 0
+    }
+
     /// Takes a worker's outcome off the board, and what it held; 0 when it left none.
     pub fn take_outcome(&mut self, slot: usize) -> u8 {
         self.hold(slot, [pg_sys::InvalidOid; HELD]);
         self.outcomes.get_mut(slot).map_or(0, std::mem::take)
+    }
+}
+
+/// The slot of the worker that this process is.
+static MY_SLOT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// This process is the worker in `slot`.
+pub fn work_in_slot(slot: usize) {
+    MY_SLOT.store(slot, Ordering::Relaxed);
+}
+
+/// Has the launcher know that a step begins which takes so long at most, or with 0 that it has ended. Nothing in a process
+/// that is no worker.
+pub fn step(limit_ms: i32) {
+    let slot = MY_SLOT.load(Ordering::Relaxed);
+    if slot < WORKER_SLOTS {
+        write(|board| board.steps_on(slot, limit_ms));
     }
 }
 

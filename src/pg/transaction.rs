@@ -1,5 +1,6 @@
 //! Transactions of a background worker, and errors that do not end them.
 
+use super::shared;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -7,6 +8,7 @@ use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Runs `work` in a transaction of its own, with a snapshot. An error inside ends the process, as everywhere in a
 /// background worker: what may fail goes into [`attempt`].
@@ -45,12 +47,14 @@ pub fn bare_transaction<R>(work: impl FnOnce() -> R) -> R {
 }
 
 /// An error that was caught.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Failure {
     /// Its SQLSTATE.
     pub sqlstate: String,
     /// Its primary message.
     pub message: String,
+    /// Whether the time of [`attempt_within`] was over.
+    pub out_of_time: bool,
 }
 
 impl From<&CaughtError> for Failure {
@@ -58,7 +62,11 @@ impl From<&CaughtError> for Failure {
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
-        Self { sqlstate: sqlstate(report.sql_error_code() as i32), message: report.message().to_owned() }
+        Self {
+            sqlstate: sqlstate(report.sql_error_code() as i32),
+            message: report.message().to_owned(),
+            out_of_time: false,
+        }
     }
 }
 
@@ -118,14 +126,20 @@ unsafe extern "C-unwind" {
     fn disable_timeout(id: c_int, keep_indicator: bool);
 }
 
-/// [`attempt`] under a statement timeout, which a background worker has to set for itself.
+/// [`attempt`] under a statement timeout, which a background worker has to set for itself. The launcher ends a worker that
+/// goes on all the same: code of a role that owns what is read may catch the timeout's error.
 pub fn attempt_within<R>(milliseconds: i32, work: impl FnOnce() -> R) -> Result<R, Failure> {
+    shared::step(milliseconds);
+    let started = Instant::now();
     // SAFETY: InitPostgres has registered the timeout. It is switched off again however `work` ends.
     unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
     let result = attempt(work);
     // SAFETY: as above.
     unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+    shared::step(0);
+    let is_over = started.elapsed() >= Duration::from_millis(milliseconds.unsigned_abs().into());
     result
+        .map_err(|failure| Failure { out_of_time: is_over && failure.sqlstate == QUERY_CANCELED, ..failure })
 }
 
 /// What the transaction has done so far is seen by the snapshots that it takes from here on: in an AFTER trigger, what the

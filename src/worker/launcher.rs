@@ -3,10 +3,10 @@
 use super::job::{JOBS, Job};
 use super::outcome::Outcome;
 use super::refresher::Assignment;
-use super::schedule::{DatabaseId, Intervals, LOOK_AGAIN, Schedule};
+use super::schedule::{Cause, DatabaseId, Intervals, LOOK_AGAIN, Schedule};
 use super::{LAUNCHER, WORKER};
 use crate::pg::background::{self, OnTerminate, Worker};
-use crate::pg::{databases, shared};
+use crate::pg::{databases, locks, shared};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::c_int;
@@ -18,17 +18,57 @@ const SCAN: Duration = Duration::from_secs(5);
 /// How often, while workers run, the launcher looks whether DDL waits for one of their databases.
 const WATCH: Duration = Duration::from_millis(100);
 
+/// How often the launcher looks whether anybody waits for a lock that a worker holds, and how long a worker has run that
+/// it looks for: as long as a session waits before it has autovacuum step aside.
+const LOOK_FOR_WAITING: Duration = Duration::from_secs(1);
+
+/// How much longer than it may a step goes on before its worker is ended: its own timeout comes first.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How long a worker may do what has no limit of its own: asking components takes a minute at most.
+const UNLIMITED: Duration = Duration::from_secs(5 * 60);
+
+/// After this, a worker that was ended is taken for one that does not end.
+const STUCK: Duration = Duration::from_secs(10);
+
 struct Running {
     database: DatabaseId,
     job: Job,
     worker: Worker,
-    terminated: bool,
+    started: Instant,
+    /// Its step, and since when.
+    step: (shared::Step, Instant),
+    ended: Option<(Cause, Instant)>,
+}
+
+impl Running {
+    fn end(&mut self, cause: Cause) {
+        self.worker.terminate();
+        self.ended = Some((cause, Instant::now()));
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.ended.is_some_and(|(_, moment)| moment.elapsed() > STUCK)
+    }
+
+    /// Whether the worker has gone on for longer than its step may take.
+    fn is_out_of_time(&mut self, step: shared::Step) -> bool {
+        if self.step.0 != step {
+            self.step = (step, Instant::now());
+        }
+        let limit = match u64::try_from(step.limit_ms) {
+            Ok(limit) if limit > 0 => Duration::from_millis(limit) + GRACE,
+            _ => UNLIMITED,
+        };
+        self.step.1.elapsed() > limit
+    }
 }
 
 struct Launcher {
     schedule: Schedule,
     running: [Option<Running>; shared::WORKER_SLOTS],
     next_scan: Instant,
+    next_look: Instant,
     slots_exhausted: bool,
 }
 
@@ -43,8 +83,10 @@ pub fn run() -> ! {
         schedule: Schedule::new(intervals()),
         running: [const { None }; shared::WORKER_SLOTS],
         next_scan: Instant::now(),
+        next_look: Instant::now(),
         slots_exhausted: false,
     };
+    launcher.schedule.slots_are(share());
     launcher.schedule.most_waiting_is(share().saturating_sub(1).max(1));
     while !background::shutdown_requested() {
         let wait = launcher.turn();
@@ -60,6 +102,10 @@ extern "C-unwind" fn off_the_board(_code: c_int, _argument: pg_sys::Datum) {
     shared::write(|board| {
         board.launcher = 0;
         board.no_slot_since = 0;
+        board.late_are(std::iter::empty());
+        for slot in 0..shared::WORKER_SLOTS {
+            board.works_in(slot, 0);
+        }
     });
 }
 
@@ -68,7 +114,7 @@ fn intervals() -> Intervals {
 }
 
 /// How many of the server's worker slots this extension takes.
-fn share() -> usize {
+pub fn share() -> usize {
     (background::max_workers() / 4).clamp(1, shared::WORKER_SLOTS)
 }
 
@@ -78,8 +124,9 @@ impl Launcher {
         self.schedule.intervals_are(intervals());
         self.take_news();
         self.take_outcomes();
-        self.step_aside();
+        self.end_workers_that_must();
         self.start_due();
+        self.tell_who_is_late();
         self.time_to_wait()
     }
 
@@ -105,27 +152,78 @@ impl Launcher {
             let Some(running) = self.running[slot].take_if(|running| running.worker.has_ended()) else {
                 continue;
             };
-            let number = shared::write(|board| board.take_outcome(slot)).unwrap_or(0);
+            let number = shared::write(|board| {
+                board.works_in(slot, 0);
+                board.take_outcome(slot)
+            });
+            let number = number.unwrap_or(0);
             let outcome = Outcome::from_number(number);
             let now = Instant::now();
-            if self.schedule.ended(running.database, running.job, outcome, running.terminated, now) {
+            let cause = running.ended.map(|(cause, _)| cause);
+            if self.schedule.ended(running.database, running.job, outcome, cause, now) {
                 warn_of_versions(running.database);
             }
         }
     }
 
-    /// Ends the workers whose database somebody wants for himself.
-    fn step_aside(&mut self) {
+    /// Ends the workers that are in somebody's way, those that go on for longer than they may, and one whose slot another
+    /// database waits for.
+    fn end_workers_that_must(&mut self) {
+        let waited_for = self.waited_for();
         for (slot, running) in self.running.iter_mut().enumerate() {
-            let Some(running) = running.as_mut().filter(|running| !running.terminated) else {
+            let Some(running) = running else {
                 continue;
             };
+            if running.ended.is_some() {
+                if running.is_stuck() {
+                    self.schedule.does_not_end(running.database, running.job);
+                }
+                continue;
+            }
             let database = pg_sys::Oid::from(running.database);
-            if databases::is_claimed(database) || relations_are_wanted(database, slot) {
-                running.worker.terminate();
-                running.terminated = true;
+            if databases::is_claimed(database)
+                || relations_are_wanted(database, slot)
+                || running.worker.process().is_some_and(|process| waited_for.contains(&process))
+            {
+                running.end(Cause::InTheWay);
+            } else if running.is_out_of_time(shared::read().step(slot)) {
+                running.end(Cause::OutOfTime);
             }
         }
+        let overstayer = self.schedule.overstayer(Instant::now());
+        let mut running = self.running.iter_mut().flatten();
+        if let Some(running) = running.find(|running| Some((running.database, running.job)) == overstayer)
+            && running.ended.is_none()
+        {
+            running.end(Cause::OthersTurn);
+        }
+    }
+
+    /// The workers that others wait for. One that has just begun is soon done, or seen the next time.
+    fn waited_for(&mut self) -> Vec<i32> {
+        let now = Instant::now();
+        if now < self.next_look {
+            return Vec::new();
+        }
+        self.next_look = now + LOOK_FOR_WAITING;
+        let workers = self.running.iter().flatten().filter(|running| {
+            running.ended.is_none() && now.saturating_duration_since(running.started) > LOOK_FOR_WAITING
+        });
+        let processes: Vec<_> = workers.filter_map(|running| running.worker.process()).collect();
+        if processes.is_empty() { processes } else { locks::in_the_way(&processes) }
+    }
+
+    /// Has `health` say in each database that waits for a worker that it does.
+    fn tell_who_is_late(&self) {
+        let (now, clock) = (Instant::now(), pgrx::datetime::clock_timestamp().into_inner());
+        let late = self.schedule.late(now);
+        if late.is_empty() && !shared::read().is_anyone_late() {
+            return;
+        }
+        let since = |moment: Instant| clock - now.saturating_duration_since(moment).as_micros() as i64;
+        shared::write(|board| {
+            board.late_are(late.into_iter().map(|(database, moment)| (database, since(moment))));
+        });
     }
 
     fn end_workers(&self) {
@@ -144,15 +242,22 @@ impl Launcher {
                 self.schedule.claimed(database, job, now);
                 continue;
             }
-            shared::write(|board| board.take_outcome(slot));
-            let assignment = Assignment { database, job, slot };
+            shared::write(|board| {
+                board.works_in(slot, database);
+                board.take_outcome(slot)
+            });
+            let brief = self.schedule.brief(database, job);
+            let assignment = Assignment { database, job, slot, brief };
             match background::start(WORKER, assignment.to_argument()) {
                 Some(worker) => {
-                    self.running[slot] = Some(Running { database, job, worker, terminated: false });
+                    let step = (shared::read().step(slot), now);
+                    self.running[slot] =
+                        Some(Running { database, job, worker, started: now, step, ended: None });
                     self.schedule.started(database, job, now);
                     self.slots_are_free();
                 }
                 None => {
+                    shared::write(|board| board.works_in(slot, 0));
                     self.schedule.no_slot(now);
                     self.slots_are_taken();
                     return;
@@ -163,7 +268,7 @@ impl Launcher {
 
     /// A slot that no worker has, as long as this extension has no more than its share of them.
     fn free_slot(&self) -> Option<usize> {
-        let taken = self.running.iter().flatten().count();
+        let taken = self.running.iter().flatten().filter(|running| !running.is_stuck()).count();
         if taken >= share() {
             return None;
         }

@@ -12,7 +12,7 @@ mod schedule;
 mod sealing;
 
 use crate::pg::background::{self, Mains};
-use crate::pg::{setting, shared};
+use crate::pg::{identity, setting, shared};
 use pgrx::prelude::*;
 use serde_json::json;
 use std::ffi::{CStr, c_char};
@@ -42,13 +42,38 @@ pub fn register() {
 extern "C-unwind" fn show_state() -> *const c_char {
     let board = shared::read();
     let no_slot_since = (board.no_slot_since != 0).then(|| crate::fleet::iso(board.no_slot_since));
+    let database = identity::database();
+    let waiting_since = board.late_since(database).map(crate::fleet::iso);
     let state = json!({
         "preloaded": shared::is_preloaded(),
         "launcher_pid": (board.launcher != 0).then_some(board.launcher),
         "no_free_worker_slot_since": no_slot_since,
+        "waiting_for_worker_since": waiting_since,
+        "late_because": why_late(&board),
         "library_version": crate::version::LIBRARY,
     });
     setting::palloc_string(&state.to_string())
+}
+
+/// Why this database's feeds may be stale, where that is none of its own doing.
+fn why_late(board: &shared::Board) -> Option<String> {
+    let database = identity::database();
+    if !shared::is_preloaded() {
+        return Some("busymate_stats is not in shared_preload_libraries".into());
+    }
+    if board.launcher == 0 {
+        return Some("the launcher does not run".into());
+    }
+    if board.no_slot_since != 0 {
+        return Some("the server has no free background worker slot: see max_worker_processes".into());
+    }
+    board.late_since(database)?;
+    let because = match board.at_work(database) {
+        (all, _) if all < launcher::share() => "jobs that take long run one after the other",
+        (_, false) => "all workers are at work in other databases",
+        (_, true) => "all workers are at work, here and in other databases",
+    };
+    Some(because.into())
 }
 
 /// Has the launcher look at this database once the running transaction has committed, so that a new extension is

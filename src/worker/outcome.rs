@@ -13,6 +13,8 @@ pub enum Outcome {
     SteppedAside,
     /// The extension's version is not the library's.
     VersionDiffers,
+    /// Its time was over before it had done; that is kept for `health`.
+    OutOfTime,
 }
 
 impl Outcome {
@@ -24,6 +26,7 @@ impl Outcome {
             Outcome::Done => 3,
             Outcome::SteppedAside => 4,
             Outcome::VersionDiffers => 5,
+            Outcome::OutOfTime => 6,
         }
     }
 
@@ -34,6 +37,7 @@ impl Outcome {
             3 => Outcome::Done,
             4 => Outcome::SteppedAside,
             5 => Outcome::VersionDiffers,
+            6 => Outcome::OutOfTime,
             _ => Outcome::Died,
         }
     }

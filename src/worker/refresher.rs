@@ -2,8 +2,9 @@
 
 use super::job::Job;
 use super::outcome::Outcome;
+use super::schedule::{Brief, Cause};
 use super::sealing;
-use crate::feed::{StatusRound, VerifyRound};
+use crate::feed::{Round, StatusRound, VerifyRound};
 use crate::pg::background::{self, OnTerminate};
 use crate::pg::{shared, transaction};
 use crate::{feed, settings, version};
@@ -18,20 +19,41 @@ pub struct Assignment {
     pub job: Job,
     /// The slot in shared memory.
     pub slot: usize,
+    /// How the job has fared.
+    pub brief: Brief,
 }
 
 impl Assignment {
     /// As a background worker's argument.
     pub fn to_argument(self) -> u64 {
-        (self.job.index() as u64) << 48 | (self.slot as u64) << 32 | u64::from(self.database)
+        let tell = match self.brief.tell {
+            None => 0,
+            Some(Cause::InTheWay) => 1,
+            Some(Cause::OutOfTime) => 2,
+            Some(Cause::OthersTurn) => 3,
+        };
+        tell << 56
+            | (self.job.index() as u64) << 48
+            | u64::from(self.brief.ended) << 40
+            | (self.slot as u64) << 32
+            | u64::from(self.database)
     }
 
     /// From a background worker's argument.
     pub fn from_argument(argument: u64) -> Self {
         Self {
             database: argument as u32,
-            slot: (argument >> 32) as usize & 0xFFFF,
-            job: Job::at((argument >> 48) as usize),
+            slot: (argument >> 32) as usize & 0xFF,
+            job: Job::at((argument >> 48) as usize & 0xFF),
+            brief: Brief {
+                ended: (argument >> 40) as u8,
+                tell: match argument >> 56 {
+                    1 => Some(Cause::InTheWay),
+                    2 => Some(Cause::OutOfTime),
+                    3 => Some(Cause::OthersTurn),
+                    _ => None,
+                },
+            },
         }
     }
 }
@@ -39,12 +61,17 @@ impl Assignment {
 /// The main function of a worker's process.
 pub fn run(assignment: Assignment) {
     background::begin(OnTerminate::EndQuery, Some(pg_sys::Oid::from(assignment.database)));
+    shared::work_in_slot(assignment.slot);
     pin_settings();
-    let outcome = match assignment.job {
-        Job::Refresh => transaction::transaction(refresh),
-        Job::Seal => transaction::transaction(obstacle).unwrap_or_else(sealing::run),
-        Job::Status => check_infrastructure(),
-        Job::Verify => verify(assignment.slot),
+    let ended = assignment.brief.ended;
+    let outcome = match (assignment.brief.tell, assignment.job) {
+        (Some(cause), job) => transaction::transaction(|| tell(cause, job)),
+        (None, Job::Refresh) => transaction::transaction(refresh),
+        (None, Job::Seal) => {
+            transaction::transaction(obstacle).unwrap_or_else(|| sealing::run(seal_limit_ms(ended), ended))
+        }
+        (None, Job::Status) => check_infrastructure(),
+        (None, Job::Verify) => verify(assignment.slot, verify_limit_ms(ended)),
     };
     shared::write(|board| board.report(assignment.slot, outcome.to_number()));
 }
@@ -86,8 +113,28 @@ fn refresh() -> Outcome {
     obstacle().unwrap_or_else(|| done(feed::tick(refresh_limit_ms())))
 }
 
-fn done(done: bool) -> Outcome {
-    if done { Outcome::Done } else { Outcome::SteppedAside }
+/// Keeps for `health` that the job was ended from outside, when it could no longer say so.
+fn tell(cause: Cause, job: Job) -> Outcome {
+    let message = match cause {
+        Cause::OutOfTime => "a worker was ended: its time was over, and it went on",
+        Cause::InTheWay => "a worker was ended: others waited for what it held",
+        Cause::OthersTurn => "a worker was ended: other databases waited for its turn to be over",
+    };
+    let feed = match job {
+        Job::Refresh => "stats",
+        Job::Seal => "seal",
+        Job::Status => "status",
+        Job::Verify => "verify",
+    };
+    obstacle().unwrap_or_else(|| done(feed::tell_ended(feed, message)))
+}
+
+fn done(round: Round) -> Outcome {
+    match round {
+        Round::Done => Outcome::Done,
+        Round::Locked => Outcome::SteppedAside,
+        Round::OutOfTime => Outcome::OutOfTime,
+    }
 }
 
 /// No transaction is open while the components are asked: they may take seconds, and a snapshot would hold up vacuum.
@@ -107,7 +154,7 @@ fn check_infrastructure() -> Outcome {
 }
 
 /// Three transactions: while the second counts, it holds no table of ours, and the last is over at once.
-fn verify(slot: usize) -> Outcome {
+fn verify(slot: usize, limit_ms: i32) -> Outcome {
     // It may take long, but not much.
     background::override_setting(c"max_parallel_workers_per_gather", c"0");
     let begun = transaction::transaction(|| obstacle().map_or_else(|| Ok(feed::begin_verify()), Err));
@@ -118,16 +165,18 @@ fn verify(slot: usize) -> Outcome {
         Ok(VerifyRound::Due) => {}
     }
     let compared = transaction::transaction(|| {
-        feed::compare(verify_limit_ms(), |relations| {
+        feed::compare(limit_ms, |relations| {
             shared::write(|board| board.hold(slot, relations));
         })
     });
     transaction::transaction(|| obstacle().unwrap_or_else(|| done(feed::finish_verify(compared))))
 }
 
-/// The other databases wait for their turn.
-fn verify_limit_ms() -> i32 {
-    settings::verify_interval_ms().max(10 * 60 * 1000)
+const HOUR_MS: i32 = 60 * 60 * 1000;
+
+/// An hour is time for some thousand million entries. Who has more has twice as much the next time, up to a working day.
+fn verify_limit_ms(ended: u8) -> i32 {
+    (HOUR_MS << ended.min(3)).min(settings::verify_interval_ms().max(HOUR_MS))
 }
 
 /// A refresh that takes ten intervals is not one: better told than waited for.
@@ -135,13 +184,23 @@ fn refresh_limit_ms() -> i32 {
     settings::refresh_interval_ms().saturating_mul(10).max(10_000)
 }
 
+/// For one step, which is made to take a third of a second: a minute by default. Where a step cannot be made shorter, since so
+/// many entries have the same time, the next try has twice as long, up to an hour.
+fn seal_limit_ms(ended: u8) -> i32 {
+    let first = settings::seal_interval_ms().saturating_mul(12).clamp(10_000, HOUR_MS);
+    (first << ended.min(6)).min(HOUR_MS).max(first)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Assignment, Job};
+    use super::{Assignment, Brief, Cause, Job};
 
     #[test]
     fn an_assignment_survives_the_trip() {
-        let assignment = Assignment { database: u32::MAX, job: Job::Status, slot: 3 };
-        assert_eq!(Assignment::from_argument(assignment.to_argument()), assignment);
+        for tell in [None, Some(Cause::InTheWay), Some(Cause::OutOfTime), Some(Cause::OthersTurn)] {
+            let brief = Brief { ended: u8::MAX, tell };
+            let assignment = Assignment { database: u32::MAX, job: Job::Status, slot: 3, brief };
+            assert_eq!(Assignment::from_argument(assignment.to_argument()), assignment);
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::fleet::roster::sealer::{Ground, tidy_up};
 use crate::fleet::sealed::sealer::Step;
 use crate::pg::background;
 use crate::pg::setting::set_local;
-use crate::pg::transaction::{Failure, attempt, attempt_within, prepared_transaction};
+use crate::pg::transaction::{Failure, attempt_within, prepared_transaction};
 
 /// Longer than this no step may take: so long DDL on devices waits for it at most.
 const LIMIT_MS: i32 = 500;
@@ -13,7 +13,8 @@ const LIMIT_MS: i32 = 500;
 /// Steps of one tick: a threshold, its look, its count.
 const STEPS: usize = 4;
 
-const QUERY_CANCELED: &str = "57014";
+/// What tidying up may take: it reads tables of the extension alone.
+const WRITE_MS: i32 = 60_000;
 
 /// Counts the devices anew when it is time to, and keeps why it could not. False when our table is locked against
 /// writing.
@@ -25,9 +26,9 @@ pub fn run() -> bool {
         Ok(Some(Step::Moved | Step::Done)) => Ok(None),
         Err(failure) => {
             rest();
-            match failure.sqlstate.as_str() {
-                QUERY_CANCELED => Ok(Some(format!("counting the devices takes longer than {LIMIT_MS} ms"))),
-                _ => Err(failure),
+            match failure.out_of_time {
+                true => Ok(Some(format!("counting the devices takes longer than {LIMIT_MS} ms"))),
+                false => Err(failure),
             }
         }
     };
@@ -45,7 +46,7 @@ fn tick() -> Result<Option<Step>, Failure> {
             Err(step) => Ok(Some(step)),
         })?;
         if step != Some(Step::Moved) {
-            prepared_transaction(|| (), |()| attempt(tidy_up))?;
+            prepared_transaction(|| (), |()| attempt_within(WRITE_MS, tidy_up))?;
             return Ok(step);
         }
         background::serve_interrupts();
@@ -57,7 +58,7 @@ fn rest() {
     prepared_transaction(Ground::take, |ground| {
         if let Ok(ground) = ground {
             // What fails here is tried again at the next tick, with the count.
-            let _ = attempt(|| ground.rest());
+            let _ = attempt_within(WRITE_MS, || ground.rest());
         }
     });
 }

@@ -9,6 +9,24 @@ use std::time::{Duration, Instant};
 /// another way.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
+/// How long a worker runs before it is ended for another database that waits for its slot.
+const SLICE: Duration = Duration::from_secs(10);
+
+/// What that time is multiplied by for each time that the job was ended.
+const PATIENCE: u32 = 4;
+
+/// Being ended more often than this makes no difference.
+const MOST_OFTEN: u8 = 6;
+
+/// The longest rest of a job whose time was over, unless its interval is longer.
+const LONGEST_REST: Duration = Duration::from_secs(60 * 60);
+
+/// A database that has waited for a worker for longer than this is late: a sealer then ends by itself after its step.
+const LATE: Duration = Duration::from_secs(2);
+
+/// For one that has waited for longer than this, a worker is ended that has had its time.
+const TOO_LATE: Duration = Duration::from_secs(5);
+
 /// The first wait when no worker slot is free; it doubles up to [`LOOK_AGAIN`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -18,12 +36,74 @@ pub type DatabaseId = u32;
 /// How often each job runs; `None` for never.
 pub type Intervals = [Option<Duration>; JOBS.len()];
 
+/// Why the launcher has ended a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A statement waits for what it holds, or for its database.
+    InTheWay,
+    /// Its time was over, and it went on.
+    OutOfTime,
+    /// Other databases waited for its slot.
+    OthersTurn,
+}
+
+/// What a worker has to know of how its job has fared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Brief {
+    /// How often in a row the job was ended before it had done.
+    pub ended: u8,
+    /// What is to be told of it, and nothing else done.
+    pub tell: Option<Cause>,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     due: Instant,
     last_start: Instant,
     running: bool,
     again: bool,
+    brief: Brief,
+    /// Where something is to be told: when the job itself goes on.
+    resume: Option<Instant>,
+    /// It has been ended, but does not end.
+    stuck: bool,
+}
+
+impl Turn {
+    fn first(due: Instant, now: Instant) -> Self {
+        Self {
+            due,
+            last_start: now,
+            running: false,
+            again: false,
+            brief: Brief::default(),
+            resume: None,
+            stuck: false,
+        }
+    }
+
+    /// Whether it may take long, as far as is known: such jobs leave a slot to the others.
+    fn is_slow(&self, job: Job) -> bool {
+        self.brief.tell.is_none() && (self.brief.ended > 0 || job.has_time())
+    }
+
+    /// It was ended before it had done: gives when it goes on. It rests for as long as it has run, and for twice as long
+    /// each time more, so that a job which comes to no end takes ever less of a server.
+    fn was_ended(&mut self, job: Job, ran: Duration, interval: Duration, now: Instant) -> Instant {
+        self.brief.ended = (self.brief.ended + 1).min(MOST_OFTEN);
+        let rest = ran * (1 << (self.brief.ended - 1));
+        now + if job.has_time() {
+            rest.max(job.again_after(interval))
+        } else {
+            rest.min(LONGEST_REST).max(interval)
+        }
+    }
+
+    /// Whether it has had its time, where others wait for its slot.
+    fn overstays(&self, job: Job, now: Instant) -> bool {
+        let times = self.brief.ended.max(self.is_slow(job).into()).min(MOST_OFTEN);
+        now.saturating_duration_since(self.last_start) > SLICE * PATIENCE.pow(times.into())
+    }
 }
 
 #[derive(Debug)]
@@ -38,6 +118,15 @@ impl Database {
     fn is_running(&self) -> bool {
         self.turns.iter().any(|turn| turn.running)
     }
+
+    /// How many slots it has.
+    fn held(&self) -> usize {
+        self.turns.iter().filter(|turn| turn.running).count()
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.turns.iter().any(|turn| turn.stuck)
+    }
 }
 
 /// The turns of all databases.
@@ -45,6 +134,7 @@ impl Database {
 pub struct Schedule {
     databases: BTreeMap<DatabaseId, Database>,
     intervals: Intervals,
+    slots: usize,
     most_waiting: usize,
     backoff: Duration,
     not_before: Option<Instant>,
@@ -56,10 +146,16 @@ impl Schedule {
         Self {
             databases: BTreeMap::new(),
             intervals,
+            slots: usize::MAX,
             most_waiting: usize::MAX,
             backoff: FIRST_BACKOFF,
             not_before: None,
         }
+    }
+
+    /// So many workers may run at once.
+    pub fn slots_are(&mut self, slots: usize) {
+        self.slots = slots.max(1);
     }
 
     /// So many workers at most may be at a job that waits for others, so that the rest always find a place.
@@ -70,8 +166,7 @@ impl Schedule {
     /// These are the databases that there are: new ones are due at once, and those that are gone are forgotten.
     pub fn databases_are(&mut self, present: &[DatabaseId], now: Instant) {
         self.databases.retain(|id, database| database.is_running() || present.contains(id));
-        let turns =
-            self.first_turns(now).map(|due| Turn { due, last_start: now, running: false, again: false });
+        let turns = self.first_turns(now).map(|due| Turn::first(due, now));
         for id in present {
             self.databases.entry(*id).or_insert(Database { turns, installed: false, version_differs: false });
         }
@@ -101,7 +196,9 @@ impl Schedule {
         self.intervals = intervals;
         for database in self.databases.values_mut().filter(|database| database.installed) {
             for (turn, interval) in database.turns.iter_mut().zip(intervals) {
-                if let Some(interval) = interval {
+                if let Some(interval) = interval
+                    && turn.brief.ended == 0
+                {
                     turn.due = turn.due.min(turn.last_start + interval);
                 }
             }
@@ -117,7 +214,7 @@ impl Schedule {
             .values()
             .any(|database| JOBS.iter().any(|job| job.has_time() && database.turns[job.index()].running));
         let on = move |job: &Job| self.intervals[job.index()].is_some();
-        self.databases.iter().flat_map(move |(id, database)| {
+        self.databases.iter().filter(|(_, database)| !database.is_stuck()).flat_map(move |(id, database)| {
             let looking = !database.installed;
             let jobs = JOBS.into_iter().filter(on).take(if looking { 1 } else { JOBS.len() });
             jobs.filter(
@@ -135,13 +232,91 @@ impl Schedule {
         self.databases.values().map(|database| JOBS.iter().filter(|job| at_it(database, job)).count()).sum()
     }
 
-    /// The job whose turn it is: of those that are due, the one that has waited longest.
+    fn running(&self) -> impl Iterator<Item = (DatabaseId, Job, &Turn)> {
+        self.databases.iter().flat_map(|(id, database)| {
+            let turns = database.turns.iter().zip(JOBS);
+            turns.filter(|(turn, _)| turn.running && !turn.stuck).map(|(turn, job)| (*id, job, turn))
+        })
+    }
+
+    fn is_full(&self) -> bool {
+        self.running().count() >= self.slots
+    }
+
+    /// Whether as many slow jobs run as may: where there is more than one slot, one is for the others.
+    fn is_full_of_slow_ones(&self) -> bool {
+        let slow = self.running().filter(|(_, job, turn)| turn.is_slow(*job)).count();
+        slow >= self.slots.saturating_sub(1).max(1)
+    }
+
+    fn is_slow(&self, id: DatabaseId, job: Job) -> bool {
+        self.databases.get(&id).is_some_and(|database| database.turns[job.index()].is_slow(job))
+    }
+
+    /// What is due, and could run if there were room for it.
+    fn due(&self, now: Instant) -> impl Iterator<Item = (Instant, DatabaseId, Job)> {
+        self.turns().filter(move |(due, ..)| *due <= now)
+    }
+
+    /// What could run now or once its time has come, were a slot free.
+    fn startable(&self) -> impl Iterator<Item = (Instant, DatabaseId, Job)> {
+        let no_room = self.is_full_of_slow_ones();
+        self.turns().filter(move |(_, id, job)| !(no_room && self.is_slow(*id, *job)))
+    }
+
+    fn held(&self, id: DatabaseId) -> usize {
+        self.databases.get(&id).map_or(0, Database::held)
+    }
+
+    /// The job whose turn it is: of those that are due, one of the database that has the fewest slots, and of these the
+    /// one that has waited longest.
     pub fn next(&self, now: Instant) -> Option<(DatabaseId, Job)> {
-        if self.not_before.is_some_and(|moment| now < moment) {
+        if self.not_before.is_some_and(|moment| now < moment) || self.is_full() {
             return None;
         }
-        let due = self.turns().filter(|(due, ..)| *due <= now).min_by_key(|(due, ..)| *due)?;
-        Some((due.1, due.2))
+        let due = self.startable().filter(|(due, ..)| *due <= now);
+        let first = due.min_by_key(|(due, id, _)| (self.held(*id), *due))?;
+        Some((first.1, first.2))
+    }
+
+    /// The worker that is to be ended so that another database has its turn: one that has had its time, and the one of
+    /// these that has run longest.
+    pub fn overstayer(&self, now: Instant) -> Option<(DatabaseId, Job)> {
+        let (full, no_room) = (self.is_full(), self.is_full_of_slow_ones());
+        let alone = self.slots == 1;
+        let mut waiting = self.due(now).filter(|(due, ..)| *due + TOO_LATE < now);
+        waiting.find_map(|(_, id, job)| {
+            let waits_for_slow = self.is_slow(id, job) && no_room;
+            let in_the_way = |slow: bool| if waits_for_slow { slow } else { full && (alone || !slow) };
+            self.running()
+                .filter(|(other, at, turn)| *other != id && in_the_way(turn.is_slow(*at)))
+                .filter(|(_, at, turn)| turn.overstays(*at, now))
+                .min_by_key(|(.., turn)| turn.last_start)
+                .map(|(other, at, _)| (other, at))
+        })
+    }
+
+    /// Databases that wait for a worker although their turn has come, and since when: those that have waited longest first.
+    pub fn late(&self, now: Instant) -> Vec<(DatabaseId, Instant)> {
+        let mut since = BTreeMap::new();
+        for (due, id, _) in self.due(now).filter(|(due, ..)| *due + LATE < now) {
+            since.entry(id).and_modify(|known: &mut Instant| *known = due.min(*known)).or_insert(due);
+        }
+        let mut late: Vec<_> = since.into_iter().collect();
+        late.sort_by_key(|(_, since)| *since);
+        late
+    }
+
+    /// What a worker that is started now has to know.
+    pub fn brief(&self, id: DatabaseId, job: Job) -> Brief {
+        self.databases.get(&id).map_or_else(Brief::default, |database| database.turns[job.index()].brief)
+    }
+
+    /// A worker was ended and does not end: its slot is given to another, and its database gets no further one.
+    pub fn does_not_end(&mut self, id: DatabaseId, job: Job) {
+        if let Some(turn) = self.turn(id, job) {
+            turn.stuck = true;
+        }
     }
 
     fn turn(&mut self, id: DatabaseId, job: Job) -> Option<&mut Turn> {
@@ -171,13 +346,13 @@ impl Schedule {
         self.backoff = (self.backoff * 2).min(LOOK_AGAIN);
     }
 
-    /// A worker has ended. Gives whether it is news that versions differ.
+    /// A worker has ended, by itself or as the launcher made it. Gives whether it is news that versions differ.
     pub fn ended(
         &mut self,
         id: DatabaseId,
         job: Job,
         outcome: Outcome,
-        was_terminated: bool,
+        cause: Option<Cause>,
         now: Instant,
     ) -> bool {
         let interval = self.intervals[job.index()].unwrap_or(LOOK_AGAIN);
@@ -188,7 +363,7 @@ impl Schedule {
         let was_installed = database.installed;
         database.installed = match outcome {
             Outcome::Absent => false,
-            Outcome::Done | Outcome::SteppedAside | Outcome::VersionDiffers => true,
+            Outcome::Done | Outcome::SteppedAside | Outcome::VersionDiffers | Outcome::OutOfTime => true,
             Outcome::Died => was_installed,
         };
         if database.installed && !was_installed {
@@ -199,16 +374,41 @@ impl Schedule {
         }
         let turn = &mut database.turns[job.index()];
         turn.running = false;
-        let next = match outcome {
-            Outcome::Absent => now + LOOK_AGAIN,
-            Outcome::SteppedAside => now + job.again_after(interval),
-            Outcome::Died if was_terminated => now + job.again_after(interval),
-            // Not before a second has passed, however long the tick took.
-            Outcome::Done | Outcome::VersionDiffers | Outcome::Died => {
-                (turn.last_start + interval).max(now + ASIDE.min(interval))
+        turn.stuck = false;
+        let ran = now.saturating_duration_since(turn.last_start);
+        // Not before a second has passed, however long the tick took.
+        let regular = (turn.last_start + interval).max(now + ASIDE.min(interval));
+        let again = std::mem::take(&mut turn.again);
+        let tell = turn.brief.tell.take();
+        turn.due = match (outcome, cause) {
+            (Outcome::Absent, _) => now + LOOK_AGAIN,
+            (Outcome::SteppedAside, _) | (Outcome::Died, Some(Cause::InTheWay)) => {
+                turn.brief.tell = tell;
+                now + job.again_after(interval)
+            }
+            _ if tell.is_some() => turn.resume.take().unwrap_or(regular),
+            (Outcome::OutOfTime, _) => turn.was_ended(job, ran, interval, now),
+            (Outcome::Died, Some(cause)) => {
+                let resume = turn.was_ended(job, ran, interval, now);
+                // That other databases have had their turn once is no news.
+                let is_news = cause == Cause::OutOfTime || turn.brief.ended > 1;
+                turn.resume = is_news.then_some(resume);
+                turn.brief.tell = is_news.then_some(cause);
+                if is_news { now } else { resume }
+            }
+            (Outcome::Done | Outcome::VersionDiffers | Outcome::Died, _) => {
+                if ran <= SLICE {
+                    turn.brief.ended = 0;
+                }
+                if again { now } else { regular }
             }
         };
-        turn.due = if std::mem::take(&mut turn.again) { now } else { next };
+        if outcome == Outcome::Absent {
+            (turn.brief, turn.resume) = (Brief::default(), None);
+            if again {
+                turn.due = now;
+            }
+        }
         let differs = outcome == Outcome::VersionDiffers;
         let news = differs && !database.version_differs;
         if matches!(outcome, Outcome::Done | Outcome::Absent | Outcome::VersionDiffers) {
@@ -219,7 +419,7 @@ impl Schedule {
 
     /// When somebody is due next; `None` when nobody ever is.
     pub fn next_due(&self) -> Option<Instant> {
-        let due = self.turns().map(|(due, ..)| due).min()?;
+        let due = self.startable().map(|(due, ..)| due).min()?;
         Some(self.not_before.map_or(due, |moment| due.max(moment)))
     }
 }

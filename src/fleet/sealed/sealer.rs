@@ -59,9 +59,9 @@ pub enum Step {
 pub struct Stride(i64);
 
 impl Stride {
-    /// A first guess.
-    pub fn new() -> Self {
-        Self::of(HOUR)
+    /// A first guess, after so many ticks that had no time for a step.
+    pub fn after(ended: u8) -> Self {
+        Self::of(HOUR >> ended.min(12))
     }
 
     /// So many microseconds.
