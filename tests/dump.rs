@@ -64,9 +64,15 @@ fn furnished(cluster: &Cluster, prefix: &str) -> (String, Client) {
 /// Every row of every table of the extension that is configuration, and who may do what.
 fn configuration(client: &mut Client) -> Vec<String> {
     let mut rows = Vec::new();
-    for table in ["attachment", "publications", "revoked_tokens", "role_capabilities", "roles", "user_roles"]
-    {
-        let query = format!("select '{table} ' || to_jsonb(t)::text from busymate_stats.{table} t");
+    for table in [
+        "busymate_stats.revoked_tokens",
+        "busymate_stats.role_capabilities",
+        "busymate_stats.roles",
+        "busymate_stats.user_roles",
+        "busymate_stats_internal.attachment",
+        "busymate_stats_internal.publications",
+    ] {
+        let query = format!("select '{table} ' || to_jsonb(t)::text from {table} t");
         rows.extend(list(client, &query));
     }
     rows.extend(privileges(client));

@@ -149,7 +149,7 @@ fn sizes(client: &mut Client) -> (i64, String) {
     let rows = client
         .query(
             &format!(
-                "select t, pg_total_relation_size(format('busymate_stats.%I', t)) from unnest(array[{}]) t order by 2 desc",
+                "select t, pg_total_relation_size(format('busymate_stats_internal.%I', t)) from unnest(array[{}]) t order by 2 desc",
                 names.join(", ")
             ),
             &[],

@@ -52,12 +52,12 @@ impl Kept {
     /// What autovacuum does when it comes by.
     fn vacuum(&mut self) {
         for table in TABLES {
-            self.fleet.run(&format!("vacuum busymate_stats.{table}"));
+            self.fleet.run(&format!("vacuum busymate_stats_internal.{table}"));
         }
     }
 
     fn sizes(&mut self) -> Vec<i64> {
-        let size = |table| format!("select pg_total_relation_size('busymate_stats.{table}')");
+        let size = |table| format!("select pg_total_relation_size('busymate_stats_internal.{table}')");
         TABLES.iter().map(|table| value(&mut self.fleet.admin, &size(table))).collect()
     }
 

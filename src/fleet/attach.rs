@@ -200,9 +200,11 @@ fn require_own_heaps() {
     for name in ["late_changes", "seal_markers", "roster_changes"] {
         let table = find_relation(INTERNAL, name).and_then(lock);
         if table.is_none_or(|table| !table.is_heap) {
-            prerequisite(format!("table busymate_stats.{name} is not kept by the access method heap"))
-                .hint(format!("Run ALTER TABLE busymate_stats.{name} SET ACCESS METHOD heap."))
-                .raise();
+            prerequisite(format!(
+                "table busymate_stats_internal.{name} is not kept by the access method heap"
+            ))
+            .hint(format!("Run ALTER TABLE busymate_stats_internal.{name} SET ACCESS METHOD heap."))
+            .raise();
         }
     }
 }

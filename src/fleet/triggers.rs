@@ -75,7 +75,7 @@ pub fn drop(entries: Option<&LockedRelation>) {
         drop_triggers_of(entries, CAPTURE_FUNCTION);
     }
     for table in ["seal_state", "seal_keys", "seal_look", "seal_partitions"] {
-        execute(&format!("delete from busymate_stats.{table}"), &[]);
+        execute(&format!("delete from busymate_stats_internal.{table}"), &[]);
     }
     delete_all_packs();
     delete_markers();

@@ -152,7 +152,7 @@ impl Decoding {
                 Plugin::Wal2Json => plugins::of_wal2json(row.get(0)),
             };
             let Some(change) = change? else { continue };
-            if !change.tables().iter().all(|table| table.starts_with("busymate_stats.")) {
+            if !change.tables().iter().all(|table| table.starts_with("busymate_stats")) {
                 changes.push(change);
             } else if let Change::Insert { table, .. } | Change::Update { table, .. } = &change
                 && table == "busymate_stats_internal.late_changes"

@@ -109,7 +109,10 @@ impl State {
 /// Removes every version of the state before this one.
 pub fn remove_before(version: i64) {
     for table in ["roster_state", "roster_moments"] {
-        execute(&format!("delete from busymate_stats.{table} where version < $1"), &[Param::Int(version)]);
+        execute(
+            &format!("delete from busymate_stats_internal.{table} where version < $1"),
+            &[Param::Int(version)],
+        );
     }
 }
 
