@@ -426,6 +426,62 @@ fn an_administrators_own_trigger_works() {
     });
 }
 
+/// Attack 5: locks against every reader. A view's owner lends the right to lock what the view reads; the extension's views
+/// read tables that nobody may name.
+#[test]
+fn nobody_locks_what_the_extension_reads() {
+    let (login, mut client, mut app) = scene("locks");
+    client.batch_execute("create view public.dashboard as select * from busymate_stats.health").unwrap();
+    client.batch_execute(&format!("grant all on public.dashboard to {login}")).unwrap();
+    app.batch_execute(&format!("create view {login}.roles as select * from busymate_stats.roles")).unwrap();
+    let mut members = list(
+        &mut client,
+        "select c.oid::regclass from pg_class c join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid
+          where d.deptype = 'e' and d.refobjid = (select oid from pg_extension where extname = 'busymate_stats')
+            and c.relkind in ('r', 'v')",
+    );
+    assert!(members.len() >= 28, "{members:?}");
+    members.extend(["public.dashboard".into(), format!("{login}.roles")]);
+    for relation in &members {
+        for mode in ["share update exclusive", "share row exclusive", "access exclusive"] {
+            let refused =
+                refusal(&mut app, &format!("begin; lock table public.entries, {relation} in {mode} mode"));
+            assert_eq!(refused.code, "42501", "{relation} in {mode} mode: {refused:?}");
+            assert!(refused.hint.contains("ROW EXCLUSIVE"), "{refused:?}");
+            app.batch_execute("rollback").unwrap();
+        }
+        client
+            .batch_execute(&format!("begin; lock table {relation} in access exclusive mode; rollback"))
+            .unwrap();
+    }
+    // What DML takes, and dumps, goes on; so does locking tables of one's own, and what is not there is PostgreSQL's error.
+    app.batch_execute(&format!(
+        "begin; lock table busymate_stats.roles in row exclusive mode; lock table public.service_stats in access share mode;
+         create table {login}.own (); lock table {login}.own; rollback"
+    ))
+    .unwrap();
+    assert_eq!(refusal(&mut app, "begin; lock table no_such_table").code, "42P01");
+    app.batch_execute("rollback").unwrap();
+    let waits = "do $$ begin lock table public.service_stats in share mode nowait; end $$";
+    assert_eq!(refusal(&mut app, waits).code, "42501");
+}
+
+/// Scripts grant on schemas that they know; what is in the internal one cannot be named then.
+#[test]
+fn nobody_names_what_is_internal() {
+    let (login, mut client, mut app) = scene("names");
+    client.batch_execute(&format!("revoke usage on schema busymate_stats_internal from {login}")).unwrap();
+    for table in list(&mut client, INTERNAL) {
+        for statement in ["table {}", "lock table {} in access share mode", "truncate {}"] {
+            let statement = statement.replace("{}", &table);
+            let refused = refusal(&mut app, &format!("begin; {statement}"));
+            assert_eq!(refused.code, "42501", "{statement}: {refused:?}");
+            assert!(refused.message.contains("schema busymate_stats_internal"), "{statement}: {refused:?}");
+            app.batch_execute("rollback").unwrap();
+        }
+    }
+}
+
 /// Attack 8: a view of the feed's, made by a superuser, that reads past the policy; and one that reads such a view.
 #[test]
 fn views_that_disclose_a_feed_are_named() {
