@@ -3,6 +3,7 @@
 
 mod harness;
 
+use harness::access::make_user;
 use harness::catalog::list;
 use harness::status::{component, snapshot, watch_url};
 use harness::worker::EVERY_SECOND;
@@ -373,6 +374,76 @@ fn the_worker_writes_into_no_table_of_others() {
     }
 }
 
+/// Who may call attach() takes no other's place with it: not that of a fleet which create_fleet_tables() has attached.
+#[test]
+fn attach_replaces_no_fleet_of_others() {
+    let (login, mut client, mut app) = scene("replace");
+    client.batch_execute("insert into public.entries (host) values ('theirs')").unwrap();
+    app.batch_execute(&format!(
+        "create table {login}.entries (like public.entries including all);
+         create table {login}.devices (like public.devices including all)"
+    ))
+    .unwrap();
+    for call in [
+        format!("select busymate_stats.attach('{login}.entries', '{login}.devices')"),
+        "select busymate_stats.attach('public.entries', 'public.devices')".into(),
+        "select busymate_stats.detach()".into(),
+        "select busymate_stats.repair()".into(),
+        "select busymate_stats.publish('p', true)".into(),
+        "select busymate_stats.assign_role('evil', 'admin')".into(),
+    ] {
+        if let Some(refused) = refusal_or_done(&mut app, &call) {
+            assert!(["42501", "42704", "55000"].contains(&&*refused.code), "{call}: {refused:?}");
+        }
+    }
+    let figure = "select (busymate_stats.stats_at(now()) ->> 'total_entries')::int8";
+    assert_eq!(value::<i64>(&mut client, figure), 1);
+    assert_eq!(value::<i64>(&mut client, "select count(*) from busymate_stats.user_roles"), 0);
+}
+
+/// A refusal does not tell what a role holds, nor whether there is one, to somebody who may not see it.
+#[test]
+fn a_refusal_tells_nothing_of_roles() {
+    let (_, mut client, mut app) = scene("tells");
+    make_user(&mut client, "secret", &["tokens:edit"]);
+    let table = |name: &str| format!("new row violates row-level security policy for table \"{name}\"");
+    for role in ["secret", "admin", "no such role"] {
+        let refused =
+            refusal(&mut app, &format!("insert into busymate_stats.user_roles values ('x', '{role}')"));
+        assert_eq!((refused.code.as_str(), refused.message), ("42501", table("user_roles")), "{role}");
+        let refused = refusal(
+            &mut app,
+            &format!("insert into busymate_stats.role_capabilities values ('{role}', 'tokens', 'edit')"),
+        );
+        assert_eq!((refused.code.as_str(), refused.message), ("42501", table("role_capabilities")), "{role}");
+    }
+}
+
+/// An owner's code may raise a message of any length, at every tick.
+#[test]
+fn a_message_without_end_is_cut() {
+    let (login, mut client, mut app) = scene_in(cluster(), "message");
+    app.batch_execute(&format!(
+        "create table {login}.flags (); create table {login}.rows (like public.entries including all);
+         create function {login}.complain() returns boolean language plpgsql as $f$
+             begin
+                 if exists (select from {login}.flags) then raise '%', repeat('ü', 1000000); end if;
+                 return true;
+             end $f$;
+         create view {login}.entries as select * from {login}.rows where {login}.complain()"
+    ))
+    .unwrap();
+    client
+        .batch_execute(&format!(
+            "select busymate_stats.detach(); select busymate_stats.attach('{login}.entries', 'public.devices');
+             insert into {login}.flags default values; insert into {login}.rows default values"
+        ))
+        .unwrap();
+    told(&mut client, &login, "stats", "P0001: ü");
+    let error = last_error(&mut client, "stats");
+    assert!(error.chars().count() < 2000, "{}", error.len());
+}
+
 /// Attack 3: a foreign key to a table that the worker deletes from; what it cascades to fires at the worker's commit.
 #[test]
 fn the_worker_deletes_nothing_that_others_refer_to() {
@@ -495,11 +566,16 @@ fn views_that_disclose_a_feed_are_named() {
              create view public.owns as select snapshot from public.service_stats;
              create view public.owns_more as select * from public.asks;
              create view public.asks_more with (security_invoker = on) as select * from public.owns;
+             create view public.checks with (check_option = local) as select * from public.service_stats where id = 1;
              create materialized view public.keeps as select * from public.service_status",
         )
         .unwrap();
-    assert_eq!(value::<String>(&mut client, disclosing), r#"["keeps", "owns", "owns_more"]"#);
-    client.batch_execute("drop view public.owns cascade; drop materialized view public.keeps").unwrap();
+    assert_eq!(value::<String>(&mut client, disclosing), r#"["checks", "keeps", "owns", "owns_more"]"#);
+    client
+        .batch_execute(
+            "drop view public.checks; drop view public.owns cascade; drop materialized view public.keeps",
+        )
+        .unwrap();
     client.batch_execute("alter view public.owns_more set (security_invoker = true)").unwrap();
     assert_eq!(value::<String>(&mut client, disclosing), "[]");
 }
