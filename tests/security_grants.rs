@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::access::make_user;
+use harness::access::{attempt, grant_editing, make_user};
 use harness::catalog::list;
 use harness::status::{component, snapshot, watch_url};
 use harness::worker::EVERY_SECOND;
@@ -372,6 +372,117 @@ fn the_worker_writes_into_no_table_of_others() {
     for feed in ["status", "stats"] {
         told(&mut client, &login, feed, "none");
     }
+}
+
+/// Attack 2 by way of the planner, which computes what is immutable before PostgreSQL looks at any right: a default in a
+/// table, and a condition in a view, that stand in the feeds' place; a default that is left from when the feed was theirs.
+#[test]
+fn the_planner_computes_nothing_of_others() {
+    let (login, mut client, mut app) = scene_in(cluster(), "planner");
+    // What is immutable may not write, but may call what does; and a sequence keeps what an error undoes.
+    app.batch_execute(&format!(
+        "create sequence {login}.ran;
+         create function {login}.count_superusers() returns int language plpgsql volatile as $f$
+             begin
+                 if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
+                     perform nextval('{login}.ran');
+                 end if;
+                 return 1;
+             end $f$;
+         create function {login}.fold() returns int language plpgsql immutable as
+             'begin return {login}.count_superusers(); end'"
+    ))
+    .unwrap();
+    let ran = format!("select is_called from {login}.ran");
+    let told = |client: &mut Client, feed: &str, text: &str| {
+        eventually(&format!("{feed}: {text}"), || {
+            assert!(!value::<bool>(client, &ran), "a superuser ran it");
+            last_error(client, feed).contains(text).then_some(())
+        });
+    };
+    for feed in ["status", "stats"] {
+        told(&mut client, feed, "none");
+    }
+    client.batch_execute(&format!("alter database {login} owner to {login}")).unwrap();
+    app.batch_execute(&format!(
+        "begin; alter schema public rename to moved; create schema public;
+         create table public.service_stats (id int primary key, snapshot jsonb, updated_at timestamptz,
+             trap int default {login}.fold());
+         create table public.own (id int primary key, snapshot jsonb, updated_at timestamptz);
+         create view public.service_status as select * from public.own where {login}.fold() = 1; commit"
+    ))
+    .unwrap();
+    for feed in ["status", "stats"] {
+        told(&mut client, feed, "is not the extension's");
+    }
+    app.batch_execute("drop schema public cascade; alter schema moved rename to public").unwrap();
+    for feed in ["status", "stats"] {
+        told(&mut client, feed, "none");
+    }
+
+    client.batch_execute(&format!("alter table public.service_stats owner to {login}")).unwrap();
+    app.batch_execute(&format!(
+        "alter table public.service_stats add trap int; alter table public.service_stats alter trap set default {login}.fold()"
+    ))
+    .unwrap();
+    told(&mut client, "stats", "owns");
+    client.batch_execute("alter table public.service_stats owner to postgres").unwrap();
+    told(&mut client, "stats", "default value for column trap");
+    assert_eq!(refusal(&mut client, "select busymate_stats.refresh_stats()").code, "55000");
+    assert!(!value::<bool>(&mut client, &ran));
+    client.batch_execute("alter table public.service_stats drop trap").unwrap();
+    told(&mut client, "stats", "none");
+}
+
+/// A user's claims are rights, too: what an ordinary role has put on the role tables does not run with those of an editor
+/// who writes there over the API, and neither does what a foreign key cascades to.
+#[test]
+fn nothing_of_others_runs_with_an_editors_claims() {
+    let (login, mut client, mut app) = scene("claims");
+    grant_editing(&mut client, "authenticated");
+    client
+        .batch_execute(
+            "select busymate_stats.assign_role('boss', 'admin'), busymate_stats.assign_role('u', 'viewer');
+             grant all on busymate_stats.components, busymate_stats.revoked_tokens to authenticated",
+        )
+        .unwrap();
+    app.batch_execute(&format!(
+        "create function {login}.take() returns trigger language plpgsql as $f$
+             begin
+                 if pg_trigger_depth() = 1 then
+                     insert into busymate_stats.user_roles values ('{login}', 'admin');
+                 end if;
+                 return coalesce(new, old);
+             end $f$"
+    ))
+    .unwrap();
+    for (table, write) in [
+        ("user_roles", "insert into busymate_stats.user_roles values ('v', 'viewer')"),
+        ("user_roles", "delete from busymate_stats.user_roles where sub = 'u'"),
+        ("roles", "insert into busymate_stats.roles (name) values ('r')"),
+        ("components", "insert into busymate_stats.components (key, label, unit) values ('k', 'K', 'u')"),
+        ("revoked_tokens", "insert into busymate_stats.revoked_tokens (jti) values ('t')"),
+    ] {
+        assert_eq!(attempt(&mut client, "authenticated", "boss", write), Ok(1), "{write}");
+        app.batch_execute(&format!(
+            "create trigger aaa before insert or delete on busymate_stats.{table} for each row execute function {login}.take()"
+        ))
+        .unwrap();
+        let refused = attempt(&mut client, "authenticated", "boss", write).unwrap_err();
+        assert_eq!(refused.code, "55000", "{write}: {refused:?}");
+        assert!(refused.message.contains("trigger aaa"), "{refused:?}");
+        client.batch_execute(&format!("drop trigger aaa on busymate_stats.{table}")).unwrap();
+        assert_eq!(attempt(&mut client, "authenticated", "boss", write), Ok(1), "{write}");
+    }
+    client
+        .batch_execute(
+            "create table public.child (sub text collate \"C\", role text collate \"C\",
+                 foreign key (sub, role) references busymate_stats.user_roles on delete cascade)",
+        )
+        .unwrap();
+    client.batch_execute(&format!("alter table public.child owner to {login}")).unwrap();
+    let unassign = "delete from busymate_stats.user_roles where sub = 'u'";
+    assert_eq!(attempt(&mut client, "authenticated", "boss", unassign).unwrap_err().code, "55000");
 }
 
 /// Who may call attach() takes no other's place with it: not that of a fleet which create_fleet_tables() has attached.
