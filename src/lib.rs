@@ -20,6 +20,7 @@ mod pg;
 mod schemas;
 mod settings;
 mod status;
+mod strong_locks;
 mod torture;
 mod version;
 mod worker;
@@ -33,6 +34,7 @@ extern "C-unwind" fn _PG_init() {
     torture::register();
     access::register();
     foreign_objects::register();
+    strong_locks::register();
     fleet::register();
     worker::register();
     pg::setting::reserve_prefix(c"busymate_stats");

@@ -17,7 +17,7 @@ fn installed_on_supabase(prefix: &str) -> Client {
     client
 }
 
-/// What a role may do to members of the extension, and to its schema, one line each.
+/// What a role may do to members of the extension, and to its schemas, one line each.
 fn open_to(client: &mut Client, role: &str) -> Vec<String> {
     let query = "
         with member as (
@@ -36,8 +36,9 @@ fn open_to(client: &mut Client, role: &str) -> Vec<String> {
             or privilege in ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')
                and has_any_column_privilege($1, c.oid, privilege))
         union all
-        select privilege || ' schema busymate_stats' from unnest(array['USAGE', 'CREATE']) privilege
-         where has_schema_privilege($1, 'busymate_stats', privilege)
+        select privilege || ' schema ' || schema
+          from unnest(array['USAGE', 'CREATE']) privilege, unnest(array['busymate_stats', 'busymate_stats_internal']) schema
+         where has_schema_privilege($1, schema, privilege)
         order by 1";
     client.query(query, &[&role]).unwrap().iter().map(|row| row.get(0)).collect()
 }
@@ -55,6 +56,7 @@ fn nothing_but_has_capability_is_open() {
         "EXECUTE busymate_stats.stats_at(timestamp with time zone)",
         "TRUNCATE service_stats",
         "USAGE schema busymate_stats",
+        "USAGE schema busymate_stats_internal",
     ] {
         assert!(all.iter().any(|line| line == open), "{open}: {all:#?}");
     }

@@ -3,8 +3,9 @@
 
 mod harness;
 
+use harness::access::{claims, may, sign_in};
 use harness::catalog::{MEMBERS, list, privileges};
-use harness::{Cluster, SUPABASE_DEFAULT_PRIVILEGES, SUPABASE_ROLES, dump, run, shared, value};
+use harness::{Cluster, SUPABASE_DEFAULT_PRIVILEGES, SUPABASE_ROLES, dump, refusal, run, shared, value};
 use postgres::Client;
 use serde_json::Value;
 
@@ -197,6 +198,60 @@ fn the_guards_stand_after_a_restore() {
         assert_eq!(harness::refusal(&mut client, statement).code, "42501", "{statement}");
     }
     client.batch_execute("delete from busymate_stats.roles where not builtin").unwrap();
+}
+
+/// A restore of the data alone, with --disable-triggers, ends with ENABLE TRIGGER ALL: what fired always does no more.
+#[test]
+fn a_data_only_restore_is_repaired() {
+    let cluster = shared();
+    let (from, to) = (cluster.create_database("data"), cluster.create_database("data"));
+    let mut source = cluster.connect(&from);
+    source
+        .batch_execute(
+            "create extension busymate_stats; select busymate_stats.create_fleet_tables();
+             insert into public.entries (host, created_at) values ('a.example', now());
+             select busymate_stats.assign_role('u', 'viewer');
+             update busymate_stats_internal.attachment set entries_owner = 4711",
+        )
+        .unwrap();
+    let schema = run(cluster.client_program("pg_dump").args(["--schema-only", &from]));
+    dump::restore_plain(cluster, &schema, &to);
+    let file = cluster.socket_directory().join(format!("{to}.data"));
+    run(cluster.client_program("pg_dump").args(["-Fc", "--data-only", "-d", &from, "-f"]).arg(&file));
+    run(cluster
+        .client_program("pg_restore")
+        .args(["-e", "--data-only", "--disable-triggers", "-d", &to])
+        .arg(&file));
+
+    let mut client = cluster.connect(&to);
+    let needed = "select jsonb_array_elements_text(detail -> 'repair_needed') from busymate_stats.health where feed = 'stats'";
+    let altered = list(&mut client, needed);
+    for trigger in
+        ["changed on table busymate_stats.user_roles", "busymate_stats_capture on table public.entries"]
+    {
+        assert!(altered.iter().any(|line| line.contains(trigger)), "{trigger}: {altered:?}");
+    }
+    let figures = "select busymate_stats.stats_at(now())";
+    assert_eq!(refusal(&mut client, figures).code, "55000");
+    let repaired = list(&mut client, "select busymate_stats.repair()");
+    assert_eq!(repaired.len(), altered.len() + 1, "{repaired:?}");
+    assert_eq!(list(&mut client, needed), [""; 0]);
+    assert_eq!(list(&mut client, "select busymate_stats.repair()"), [""; 0]);
+    client.batch_execute(figures).unwrap();
+
+    // As replication does it, which fires no other triggers than those that fire always.
+    let mut user = cluster.connect(&to);
+    sign_in(&mut user, "authenticated", &claims("u"));
+    assert!(may(&mut user, "stats", "view"));
+    client
+        .batch_execute("set session_replication_role = replica; delete from busymate_stats.user_roles")
+        .unwrap();
+    assert!(!may(&mut user, "stats", "view"));
+
+    client.batch_execute("alter table busymate_stats.components disable trigger guard").unwrap();
+    assert_eq!(list(&mut client, needed), ["trigger guard on table busymate_stats.components"]);
+    assert_eq!(list(&mut client, "select busymate_stats.repair()").len(), 1);
+    assert_eq!(list(&mut client, needed), [""; 0]);
 }
 
 /// Initial privileges of ours that name a role: one such, and the dump breaks when the role is dropped.

@@ -218,6 +218,19 @@ fn a_schema_that_somebody_has_squatted_in_is_refused() {
     assert!(!value::<bool>(&mut client, "select rolsuper from pg_roles where rolname = 'install_squatter'"));
 }
 
+/// The second schema is made by the script alone: whoever owns one of its name may drop what would be in it.
+#[test]
+fn an_internal_schema_that_is_there_is_refused() {
+    let (_, mut client) = bare("internal");
+    client.batch_execute("create schema busymate_stats_internal").unwrap();
+    let refused = refusal(&mut client, CREATE);
+    assert_eq!(refused.code, "42P06");
+    assert!(refused.hint.contains("DROP SCHEMA busymate_stats_internal CASCADE"), "{refused:?}");
+    assert!(!is_installed(&mut client));
+    client.batch_execute("drop schema busymate_stats_internal").unwrap();
+    client.batch_execute(CREATE).unwrap();
+}
+
 /// The schema that DROP EXTENSION leaves behind, with its grants, is no obstacle; nor is what ALTER DEFAULT PRIVILEGES
 /// gives to the one that CREATE EXTENSION makes.
 #[test]

@@ -3,6 +3,7 @@
 
 mod harness;
 
+use harness::access::{attempt, grant_editing, make_user};
 use harness::catalog::list;
 use harness::status::{component, snapshot, watch_url};
 use harness::worker::EVERY_SECOND;
@@ -373,6 +374,187 @@ fn the_worker_writes_into_no_table_of_others() {
     }
 }
 
+/// Attack 2 by way of the planner, which computes what is immutable before PostgreSQL looks at any right: a default in a
+/// table, and a condition in a view, that stand in the feeds' place; a default that is left from when the feed was theirs.
+#[test]
+fn the_planner_computes_nothing_of_others() {
+    let (login, mut client, mut app) = scene_in(cluster(), "planner");
+    // What is immutable may not write, but may call what does; and a sequence keeps what an error undoes.
+    app.batch_execute(&format!(
+        "create sequence {login}.ran;
+         create function {login}.count_superusers() returns int language plpgsql volatile as $f$
+             begin
+                 if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
+                     perform nextval('{login}.ran');
+                 end if;
+                 return 1;
+             end $f$;
+         create function {login}.fold() returns int language plpgsql immutable as
+             'begin return {login}.count_superusers(); end'"
+    ))
+    .unwrap();
+    let ran = format!("select is_called from {login}.ran");
+    let told = |client: &mut Client, feed: &str, text: &str| {
+        eventually(&format!("{feed}: {text}"), || {
+            assert!(!value::<bool>(client, &ran), "a superuser ran it");
+            last_error(client, feed).contains(text).then_some(())
+        });
+    };
+    for feed in ["status", "stats"] {
+        told(&mut client, feed, "none");
+    }
+    client.batch_execute(&format!("alter database {login} owner to {login}")).unwrap();
+    app.batch_execute(&format!(
+        "begin; alter schema public rename to moved; create schema public;
+         create table public.service_stats (id int primary key, snapshot jsonb, updated_at timestamptz,
+             trap int default {login}.fold());
+         create table public.own (id int primary key, snapshot jsonb, updated_at timestamptz);
+         create view public.service_status as select * from public.own where {login}.fold() = 1; commit"
+    ))
+    .unwrap();
+    for feed in ["status", "stats"] {
+        told(&mut client, feed, "is not the extension's");
+    }
+    app.batch_execute("drop schema public cascade; alter schema moved rename to public").unwrap();
+    for feed in ["status", "stats"] {
+        told(&mut client, feed, "none");
+    }
+
+    client.batch_execute(&format!("alter table public.service_stats owner to {login}")).unwrap();
+    app.batch_execute(&format!(
+        "alter table public.service_stats add trap int; alter table public.service_stats alter trap set default {login}.fold()"
+    ))
+    .unwrap();
+    told(&mut client, "stats", "owns");
+    client.batch_execute("alter table public.service_stats owner to postgres").unwrap();
+    told(&mut client, "stats", "default value for column trap");
+    assert_eq!(refusal(&mut client, "select busymate_stats.refresh_stats()").code, "55000");
+    assert!(!value::<bool>(&mut client, &ran));
+    client.batch_execute("alter table public.service_stats drop trap").unwrap();
+    told(&mut client, "stats", "none");
+}
+
+/// A user's claims are rights, too: what an ordinary role has put on the role tables does not run with those of an editor
+/// who writes there over the API, and neither does what a foreign key cascades to.
+#[test]
+fn nothing_of_others_runs_with_an_editors_claims() {
+    let (login, mut client, mut app) = scene("claims");
+    grant_editing(&mut client, "authenticated");
+    client
+        .batch_execute(
+            "select busymate_stats.assign_role('boss', 'admin'), busymate_stats.assign_role('u', 'viewer');
+             grant all on busymate_stats.components, busymate_stats.revoked_tokens to authenticated",
+        )
+        .unwrap();
+    app.batch_execute(&format!(
+        "create function {login}.take() returns trigger language plpgsql as $f$
+             begin
+                 if pg_trigger_depth() = 1 then
+                     insert into busymate_stats.user_roles values ('{login}', 'admin');
+                 end if;
+                 return coalesce(new, old);
+             end $f$"
+    ))
+    .unwrap();
+    for (table, write) in [
+        ("user_roles", "insert into busymate_stats.user_roles values ('v', 'viewer')"),
+        ("user_roles", "delete from busymate_stats.user_roles where sub = 'u'"),
+        ("roles", "insert into busymate_stats.roles (name) values ('r')"),
+        ("components", "insert into busymate_stats.components (key, label, unit) values ('k', 'K', 'u')"),
+        ("revoked_tokens", "insert into busymate_stats.revoked_tokens (jti) values ('t')"),
+    ] {
+        assert_eq!(attempt(&mut client, "authenticated", "boss", write), Ok(1), "{write}");
+        app.batch_execute(&format!(
+            "create trigger aaa before insert or delete on busymate_stats.{table} for each row execute function {login}.take()"
+        ))
+        .unwrap();
+        let refused = attempt(&mut client, "authenticated", "boss", write).unwrap_err();
+        assert_eq!(refused.code, "55000", "{write}: {refused:?}");
+        assert!(refused.message.contains("trigger aaa"), "{refused:?}");
+        client.batch_execute(&format!("drop trigger aaa on busymate_stats.{table}")).unwrap();
+        assert_eq!(attempt(&mut client, "authenticated", "boss", write), Ok(1), "{write}");
+    }
+    client
+        .batch_execute(
+            "create table public.child (sub text collate \"C\", role text collate \"C\",
+                 foreign key (sub, role) references busymate_stats.user_roles on delete cascade)",
+        )
+        .unwrap();
+    client.batch_execute(&format!("alter table public.child owner to {login}")).unwrap();
+    let unassign = "delete from busymate_stats.user_roles where sub = 'u'";
+    assert_eq!(attempt(&mut client, "authenticated", "boss", unassign).unwrap_err().code, "55000");
+}
+
+/// Who may call attach() takes no other's place with it: not that of a fleet which create_fleet_tables() has attached.
+#[test]
+fn attach_replaces_no_fleet_of_others() {
+    let (login, mut client, mut app) = scene("replace");
+    client.batch_execute("insert into public.entries (host) values ('theirs')").unwrap();
+    app.batch_execute(&format!(
+        "create table {login}.entries (like public.entries including all);
+         create table {login}.devices (like public.devices including all)"
+    ))
+    .unwrap();
+    for call in [
+        format!("select busymate_stats.attach('{login}.entries', '{login}.devices')"),
+        "select busymate_stats.attach('public.entries', 'public.devices')".into(),
+        "select busymate_stats.detach()".into(),
+        "select busymate_stats.repair()".into(),
+        "select busymate_stats.publish('p', true)".into(),
+        "select busymate_stats.assign_role('evil', 'admin')".into(),
+    ] {
+        if let Some(refused) = refusal_or_done(&mut app, &call) {
+            assert!(["42501", "42704", "55000"].contains(&&*refused.code), "{call}: {refused:?}");
+        }
+    }
+    let figure = "select (busymate_stats.stats_at(now()) ->> 'total_entries')::int8";
+    assert_eq!(value::<i64>(&mut client, figure), 1);
+    assert_eq!(value::<i64>(&mut client, "select count(*) from busymate_stats.user_roles"), 0);
+}
+
+/// A refusal does not tell what a role holds, nor whether there is one, to somebody who may not see it.
+#[test]
+fn a_refusal_tells_nothing_of_roles() {
+    let (_, mut client, mut app) = scene("tells");
+    make_user(&mut client, "secret", &["tokens:edit"]);
+    let table = |name: &str| format!("new row violates row-level security policy for table \"{name}\"");
+    for role in ["secret", "admin", "no such role"] {
+        let refused =
+            refusal(&mut app, &format!("insert into busymate_stats.user_roles values ('x', '{role}')"));
+        assert_eq!((refused.code.as_str(), refused.message), ("42501", table("user_roles")), "{role}");
+        let refused = refusal(
+            &mut app,
+            &format!("insert into busymate_stats.role_capabilities values ('{role}', 'tokens', 'edit')"),
+        );
+        assert_eq!((refused.code.as_str(), refused.message), ("42501", table("role_capabilities")), "{role}");
+    }
+}
+
+/// An owner's code may raise a message of any length, at every tick.
+#[test]
+fn a_message_without_end_is_cut() {
+    let (login, mut client, mut app) = scene_in(cluster(), "message");
+    app.batch_execute(&format!(
+        "create table {login}.flags (); create table {login}.rows (like public.entries including all);
+         create function {login}.complain() returns boolean language plpgsql as $f$
+             begin
+                 if exists (select from {login}.flags) then raise '%', repeat('ü', 1000000); end if;
+                 return true;
+             end $f$;
+         create view {login}.entries as select * from {login}.rows where {login}.complain()"
+    ))
+    .unwrap();
+    client
+        .batch_execute(&format!(
+            "select busymate_stats.detach(); select busymate_stats.attach('{login}.entries', 'public.devices');
+             insert into {login}.flags default values; insert into {login}.rows default values"
+        ))
+        .unwrap();
+    told(&mut client, &login, "stats", "P0001: ü");
+    let error = last_error(&mut client, "stats");
+    assert!(error.chars().count() < 2000, "{}", error.len());
+}
+
 /// Attack 3: a foreign key to a table that the worker deletes from; what it cascades to fires at the worker's commit.
 #[test]
 fn the_worker_deletes_nothing_that_others_refer_to() {
@@ -426,6 +608,62 @@ fn an_administrators_own_trigger_works() {
     });
 }
 
+/// Attack 5: locks against every reader. A view's owner lends the right to lock what the view reads; the extension's views
+/// read tables that nobody may name.
+#[test]
+fn nobody_locks_what_the_extension_reads() {
+    let (login, mut client, mut app) = scene("locks");
+    client.batch_execute("create view public.dashboard as select * from busymate_stats.health").unwrap();
+    client.batch_execute(&format!("grant all on public.dashboard to {login}")).unwrap();
+    app.batch_execute(&format!("create view {login}.roles as select * from busymate_stats.roles")).unwrap();
+    let mut members = list(
+        &mut client,
+        "select c.oid::regclass from pg_class c join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid
+          where d.deptype = 'e' and d.refobjid = (select oid from pg_extension where extname = 'busymate_stats')
+            and c.relkind in ('r', 'v')",
+    );
+    assert!(members.len() >= 28, "{members:?}");
+    members.extend(["public.dashboard".into(), format!("{login}.roles")]);
+    for relation in &members {
+        for mode in ["share update exclusive", "share row exclusive", "access exclusive"] {
+            let refused =
+                refusal(&mut app, &format!("begin; lock table public.entries, {relation} in {mode} mode"));
+            assert_eq!(refused.code, "42501", "{relation} in {mode} mode: {refused:?}");
+            assert!(refused.hint.contains("ROW EXCLUSIVE"), "{refused:?}");
+            app.batch_execute("rollback").unwrap();
+        }
+        client
+            .batch_execute(&format!("begin; lock table {relation} in access exclusive mode; rollback"))
+            .unwrap();
+    }
+    // What DML takes, and dumps, goes on; so does locking tables of one's own, and what is not there is PostgreSQL's error.
+    app.batch_execute(&format!(
+        "begin; lock table busymate_stats.roles in row exclusive mode; lock table public.service_stats in access share mode;
+         create table {login}.own (); lock table {login}.own; rollback"
+    ))
+    .unwrap();
+    assert_eq!(refusal(&mut app, "begin; lock table no_such_table").code, "42P01");
+    app.batch_execute("rollback").unwrap();
+    let waits = "do $$ begin lock table public.service_stats in share mode nowait; end $$";
+    assert_eq!(refusal(&mut app, waits).code, "42501");
+}
+
+/// Scripts grant on schemas that they know; what is in the internal one cannot be named then.
+#[test]
+fn nobody_names_what_is_internal() {
+    let (login, mut client, mut app) = scene("names");
+    client.batch_execute(&format!("revoke usage on schema busymate_stats_internal from {login}")).unwrap();
+    for table in list(&mut client, INTERNAL) {
+        for statement in ["table {}", "lock table {} in access share mode", "truncate {}"] {
+            let statement = statement.replace("{}", &table);
+            let refused = refusal(&mut app, &format!("begin; {statement}"));
+            assert_eq!(refused.code, "42501", "{statement}: {refused:?}");
+            assert!(refused.message.contains("schema busymate_stats_internal"), "{statement}: {refused:?}");
+            app.batch_execute("rollback").unwrap();
+        }
+    }
+}
+
 /// Attack 8: a view of the feed's, made by a superuser, that reads past the policy; and one that reads such a view.
 #[test]
 fn views_that_disclose_a_feed_are_named() {
@@ -439,11 +677,16 @@ fn views_that_disclose_a_feed_are_named() {
              create view public.owns as select snapshot from public.service_stats;
              create view public.owns_more as select * from public.asks;
              create view public.asks_more with (security_invoker = on) as select * from public.owns;
+             create view public.checks with (check_option = local) as select * from public.service_stats where id = 1;
              create materialized view public.keeps as select * from public.service_status",
         )
         .unwrap();
-    assert_eq!(value::<String>(&mut client, disclosing), r#"["keeps", "owns", "owns_more"]"#);
-    client.batch_execute("drop view public.owns cascade; drop materialized view public.keeps").unwrap();
+    assert_eq!(value::<String>(&mut client, disclosing), r#"["checks", "keeps", "owns", "owns_more"]"#);
+    client
+        .batch_execute(
+            "drop view public.checks; drop view public.owns cascade; drop materialized view public.keeps",
+        )
+        .unwrap();
     client.batch_execute("alter view public.owns_more set (security_invoker = true)").unwrap();
     assert_eq!(value::<String>(&mut client, disclosing), "[]");
 }

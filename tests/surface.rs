@@ -23,6 +23,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.publish(name,boolean)",
     "function busymate_stats.refresh_stats()",
     "function busymate_stats.refresh_status()",
+    "function busymate_stats.repair()",
     "function busymate_stats.revoke_capability(text,text)",
     "function busymate_stats.stats_at(timestamp with time zone)",
     "function busymate_stats.stats_recomputed(timestamp with time zone)",
@@ -84,6 +85,7 @@ const MEMBER_NAMES: &[&str] = &[
     "view busymate_stats.component_health",
     "view busymate_stats.health",
     "view busymate_stats.my_capabilities",
+    "view busymate_stats_internal.altered_triggers",
     "view busymate_stats_internal.foreign_objects",
     "view busymate_stats_internal.realtime_needs",
 ];
@@ -129,6 +131,7 @@ const FUNCTIONS: &[&str] = &[
      returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.refresh_stats() returns timestamp with time zone volatile, parallel unsafe, security definer, search_path=pg_catalog, pg_temp",
     "busymate_stats.refresh_status() returns timestamp with time zone volatile, parallel unsafe, security definer, search_path=pg_catalog, pg_temp",
+    "busymate_stats.repair() returns SETOF text volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.revoke_capability(role text, capability text) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.stats_at(as_of timestamp with time zone) returns jsonb stable, parallel restricted",
     "busymate_stats.stats_recomputed(as_of timestamp with time zone) returns jsonb stable, parallel restricted",

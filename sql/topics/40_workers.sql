@@ -95,7 +95,7 @@ create view busymate_stats.health with (security_barrier = true) as
                   join pg_catalog.pg_class c on c.oid = reader.oid
                  where c.relkind in ('v', 'm')
                    and not exists (select from pg_catalog.pg_options_to_table(c.reloptions) o
-                                    where o.option_name = 'security_invoker' and o.option_value::boolean)
+                                    where case o.option_name when 'security_invoker' then o.option_value::boolean end)
                    and not exists (select from pg_catalog.pg_depend d
                                     where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
                                       and d.deptype = 'e')) as disclosing
@@ -123,6 +123,10 @@ create view busymate_stats.health with (security_barrier = true) as
                'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
                'foreign_objects', (select coalesce(pg_catalog.jsonb_agg(distinct foreign_object.object), '[]')
                                      from busymate_stats_internal.foreign_objects foreign_object),
+               'repair_needed', (select coalesce(pg_catalog.jsonb_agg(pg_catalog.format('trigger %I on table %s', altered.name,
+                                                                                        altered.relation)
+                                                                      order by altered.relation::text, altered.name), '[]')
+                                   from busymate_stats_internal.altered_triggers altered),
                -- Functions beside the API's: where the arguments of a call fit both, PostgreSQL and PostgREST take neither.
                'overloads', (select coalesce(pg_catalog.jsonb_agg(other.oid::pg_catalog.regprocedure::text
                                                                   order by other.oid::pg_catalog.regprocedure::text), '[]')

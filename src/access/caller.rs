@@ -14,8 +14,6 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
-/// The schema of the role tables.
-
 /// Callers kept per backend; at one more, all are dropped. Realtime asks for thousands in a row, a pooled connection
 /// for a few hundred.
 const CACHED_CALLERS: usize = 1024;

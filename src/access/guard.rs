@@ -66,6 +66,7 @@ fn guard_roles<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
 /// BEFORE INSERT, UPDATE or DELETE on `role_capabilities`, by row.
 #[pg_trigger]
 fn guard_role_capabilities<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
+    require_editor(trigger)?;
     for row in [trigger.old(), trigger.new()].into_iter().flatten() {
         let role = text(&row, "role");
         if is_builtin(&role) {
@@ -88,6 +89,7 @@ fn grant(row: &PgHeapTuple<'_, AllocatedByPostgres>) -> Grant {
 /// BEFORE INSERT, UPDATE or DELETE on `user_roles`, by row.
 #[pg_trigger]
 fn guard_user_roles<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
+    require_editor(trigger)?;
     for (row, deed) in [(trigger.old(), "unassign"), (trigger.new(), "assign")] {
         if let Some(row) = row {
             require_held(&role_grants(&text(&row, "role")), deed);
@@ -125,6 +127,17 @@ fn guard_last_admin<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
         }
     }
     Ok(None)
+}
+
+/// Where the policy will refuse a row, raises what it will before anything that depends on other rows: a refusal must not tell
+/// what a role holds to callers who may not see that.
+fn require_editor(trigger: &PgTrigger<'_>) -> Result<(), PgTriggerError> {
+    let policies_apply = !identity::bypasses_rls(identity::current_role());
+    if trigger.old().is_none() && policies_apply && !caller_grants().hold("roles", "edit") {
+        let table = trigger.table_name()?;
+        forbidden(format!("new row violates row-level security policy for table \"{table}\"")).raise();
+    }
+    Ok(())
 }
 
 /// Raises 42501 unless the caller holds all of `wanted`.

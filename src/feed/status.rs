@@ -14,6 +14,7 @@ use crate::pg::query::{Param, execute, select, select_latest};
 use crate::pg::relation::{self, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::find_relation;
 use crate::pg::transaction::{Failure, attempt_within};
+use crate::pg::write_guard::reading_own;
 use crate::schemas::{INTERNAL, OPERATORS};
 use crate::settings::{self, StatusSource};
 use crate::status::{self, Check, Checked, Component, LIMIT_BYTES, Reading, Snapshot, snapshot_of};
@@ -175,7 +176,7 @@ fn refresh_status() -> TimestampWithTimeZone {
                    ::pg_catalog.int8 from public.service_status";
         // As the table's owner: what stands in its place, should somebody have moved the schema, has no more rights.
         let table = find_relation("public", "service_status").and_then(relation::lock);
-        let read = |owner| as_owner(owner, || select_latest(sql, &[], |row| row.int(1)));
+        let read = |owner| as_owner(owner, || reading_own(|| select_latest(sql, &[], |row| row.int(1))));
         if let Some(updated_at) = table.and_then(|table| read(table.owner).pop()) {
             return fleet::timestamp(updated_at);
         }
@@ -244,5 +245,5 @@ fn refuse(problem: String) -> ! {
 pub fn snapshot() -> Option<String> {
     let table = find_relation("public", "service_status").and_then(relation::lock)?;
     let sql = "select snapshot::pg_catalog.text from public.service_status where id = 1";
-    as_owner(table.owner, || select(sql, &[], |row| row.text(1))).pop().flatten()
+    as_owner(table.owner, || reading_own(|| select(sql, &[], |row| row.text(1)))).pop().flatten()
 }

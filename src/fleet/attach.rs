@@ -106,6 +106,10 @@ pub fn attach_as(request: &AttachRequest) {
     if let Some(present) = replaced.as_ref().filter(|present| !present.implied) {
         raise_attached_already(present);
     }
+    // What was attached by implication was attached by its owner all the same.
+    for relation in replaced.iter().flat_map(|present| [present.entries, present.devices]).filter_map(lock) {
+        require_owner(&relation);
+    }
     require_own_heaps();
     let entries = Checked::new(request.entries);
     entries.check_entries(request);

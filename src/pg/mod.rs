@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod argument;
+pub mod attached;
 pub mod background;
 pub mod backtrace;
 pub mod bare;
@@ -12,6 +13,7 @@ pub mod identity;
 pub mod invalidation;
 pub mod json;
 pub mod jsonb;
+pub mod lock_guard;
 pub mod locks;
 pub mod own_rows;
 pub mod partition;

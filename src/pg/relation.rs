@@ -170,6 +170,10 @@ pub struct TriggerState {
     pub name: String,
     /// `schema.function` that it calls, not quoted.
     pub function: String,
+    /// That function's OID.
+    pub function_oid: pg_sys::Oid,
+    /// Whether an INSERT, UPDATE or DELETE can fire it: it is not disabled, nor for TRUNCATE alone.
+    pub fires_on_writes: bool,
     /// Whether it fires whatever session_replication_role says.
     pub always: bool,
     /// Whether it fires for every row or statement of its kind: no WHEN, no list of columns.
@@ -185,6 +189,10 @@ const AFTER_EACH_ROW: u32 = pg_sys::TRIGGER_TYPE_ROW
     | pg_sys::TRIGGER_TYPE_INSERT
     | pg_sys::TRIGGER_TYPE_UPDATE
     | pg_sys::TRIGGER_TYPE_DELETE;
+
+/// `tgtype` of a trigger that fires for INSERT, UPDATE or DELETE has one of these.
+const ON_WRITES: u32 =
+    pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE;
 
 /// The torture's: whether another session's message about a relation comes in wherever it could.
 #[cfg(feature = "torture")]
@@ -223,6 +231,9 @@ pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
                     oid: trigger.tgoid,
                     name: name.into_owned(),
                     function: format!("{schema}.{function}"),
+                    function_oid: trigger.tgfoid,
+                    fires_on_writes: trigger.tgenabled as u8 != pg_sys::TRIGGER_DISABLED
+                        && trigger.tgtype as u32 & ON_WRITES != 0,
                     always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
                     fires_after_each_row: trigger.tgtype as u32 == AFTER_EACH_ROW,
                     unconditional: trigger.tgnattr == 0 && trigger.tgqual.is_null(),

@@ -51,22 +51,22 @@ pub fn bare_transaction<R>(work: impl FnOnce() -> R) -> R {
 pub struct Failure {
     /// Its SQLSTATE.
     pub sqlstate: String,
-    /// Its primary message.
+    /// Its primary message, up to [`LONGEST_MESSAGE`]: it may be that of others' code.
     pub message: String,
     /// Whether the time of [`attempt_within`] was over.
     pub out_of_time: bool,
 }
+
+/// Characters of a message that are kept.
+const LONGEST_MESSAGE: usize = 1000;
 
 impl From<&CaughtError> for Failure {
     fn from(error: &CaughtError) -> Self {
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
-        Self {
-            sqlstate: sqlstate(report.sql_error_code() as i32),
-            message: report.message().to_owned(),
-            out_of_time: false,
-        }
+        let message = report.message().chars().take(LONGEST_MESSAGE).collect();
+        Self { sqlstate: sqlstate(report.sql_error_code() as i32), message, out_of_time: false }
     }
 }
 

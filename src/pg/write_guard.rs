@@ -1,9 +1,11 @@
 //! A look at every table that a statement is about to write into, so that code which others have put on it does not run
 //! with more rights than theirs.
 //!
-//! The look is taken by `ExecutorCheckPerms_hook`: the relations are known by OID and locked by then, so no rename or DDL
-//! comes between it and the write, and nothing on them has run yet.
+//! The look is taken twice, each time at relations that are known by OID and locked, so that no rename or DDL comes between
+//! it and the write. `planner_hook` takes it before anything on them runs: the planner computes what is immutable in a
+//! default, a view or an index. `ExecutorCheckPerms_hook` takes it again, for the plan may be an old one.
 
+use super::partition::changes_of_any;
 use pgrx::{pg_guard, pg_sys};
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -13,44 +15,186 @@ use std::sync::OnceLock;
 pub struct Target {
     /// The table, which is locked.
     pub relation: pg_sys::Oid,
-    /// Whether the library itself writes, and means a table of its own.
+    /// Whether the library itself writes, or reads, and means a table of its own.
     pub is_meant_as_own: bool,
+    /// Whether the writer has no more than a user's rights. His claims may give him more.
+    pub is_ordinary: bool,
 }
 
 /// Raises where the write must not take place.
-type Check = fn(Target);
+/// What is asked for is whether the table is the library's.
+type Check = fn(Target) -> bool;
 
 static CHECK: OnceLock<Check> = OnceLock::new();
 static mut NEXT: pg_sys::ExecutorCheckPerms_hook_type = None;
+static mut NEXT_PLANNER: pg_sys::planner_hook_type = None;
 
-thread_local! {
-    static MEANT_AS_OWN: Cell<bool> = const { Cell::new(false) };
+mod raw {
+    use pgrx::pg_sys::{ParamListInfo, PlannedStmt, Query};
+
+    unsafe extern "C-unwind" {
+        pub fn standard_planner(
+            query: *mut Query,
+            text: *const std::ffi::c_char,
+            options: std::ffi::c_int,
+            parameters: ParamListInfo,
+        ) -> *mut PlannedStmt;
+    }
 }
 
-/// Has `check` called for each table that a statement writes into with a superuser's rights, or with those that a
-/// SECURITY DEFINER function or [`super::identity::as_owner`] has lent it.
+/// What the next statement means to be the library's own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meant {
+    Nothing,
+    WhatItWrites,
+    WhatItReads,
+}
+
+thread_local! {
+    static MEANT: Cell<Meant> = const { Cell::new(Meant::Nothing) };
+    /// The last table that an ordinary user has written into and that is not the library's, and when.
+    static OTHERS: Cell<(u32, u64)> = const { Cell::new((0, 0)) };
+    static CHANGES_OF_CODE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Has `check` called for each table that a statement writes into. Of those into which an ordinary user writes, a table that
+/// `check` has called somebody else's is asked about again only when a relation has changed.
 pub fn register(check: Check) {
     if CHECK.set(check).is_ok() {
         // SAFETY: called once, in `_PG_init`, in a process with one thread; the hook that was there is called on.
         unsafe {
             NEXT = pg_sys::ExecutorCheckPerms_hook;
             pg_sys::ExecutorCheckPerms_hook = Some(check_permissions);
+            NEXT_PLANNER = pg_sys::planner_hook;
+            pg_sys::planner_hook = Some(plan);
         }
     }
 }
 
+/// Numbers that move whenever a relation of the database, a function, or a role has changed, as far as messages were taken
+/// in.
+pub fn changes() -> (u64, u64) {
+    static REGISTER: std::sync::Once = std::sync::Once::new();
+    REGISTER.call_once(|| {
+        for cache in [pg_sys::SysCacheIdentifier::PROCOID, pg_sys::SysCacheIdentifier::AUTHOID] {
+            // SAFETY: the callback is of the type asked for, and lives as long as the backend, which registers it once.
+            unsafe {
+                pg_sys::CacheRegisterSyscacheCallback(cache as _, Some(changed), pg_sys::Datum::null());
+            }
+        }
+    });
+    (changes_of_any(), CHANGES_OF_CODE.get())
+}
+
+/// Called by PostgreSQL in the middle of its own work: sets a number and does nothing else.
+extern "C-unwind" fn changed(_argument: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
+    CHANGES_OF_CODE.set(CHANGES_OF_CODE.get() + 1);
+}
+
 /// Runs `work`, whose first statement writes into tables of the library's own if into any: `check` is told.
 pub fn writing_own<R>(work: impl FnOnce() -> R) -> R {
+    meaning(Meant::WhatItWrites, work)
+}
+
+/// Runs `work`, whose first statement reads tables of the library's own and nothing else: `check` is told of each.
+pub fn reading_own<R>(work: impl FnOnce() -> R) -> R {
+    meaning(Meant::WhatItReads, work)
+}
+
+fn meaning<R>(meant: Meant, work: impl FnOnce() -> R) -> R {
     /// Whatever happens, the next statement is nobody's but its caller's.
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {
-            MEANT_AS_OWN.set(false);
+            MEANT.set(Meant::Nothing);
         }
     }
     let _reset = Reset;
-    MEANT_AS_OWN.set(true);
+    MEANT.set(meant);
     work()
+}
+
+/// Bears no panic guard, which would make the planner's errors anew: each frame here is plain, and PostgreSQL's errors pass
+/// over it.
+unsafe extern "C-unwind" fn plan(
+    query: *mut pg_sys::Query,
+    text: *const core::ffi::c_char,
+    options: core::ffi::c_int,
+    parameters: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: PostgreSQL's own arguments, passed on.
+    unsafe {
+        if (*query).commandType != pg_sys::CmdType::CMD_SELECT
+            || MEANT.get() != Meant::Nothing
+            || may_write(query)
+        {
+            check_query(query);
+        }
+        let next = match NEXT_PLANNER {
+            Some(next) => next,
+            None => raw::standard_planner,
+        };
+        next(query, text, options, parameters)
+    }
+}
+
+/// Whether a SELECT writes, or locks rows as if it did.
+///
+/// # Safety
+/// A query.
+unsafe fn may_write(query: *mut pg_sys::Query) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { (*query).hasModifyingCTE || (*query).hasForUpdate }
+}
+
+/// # Safety
+/// A query that the rewriter has been through.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_query(query: *mut pg_sys::Query) {
+    // What the look itself asks is nobody's.
+    let meant = MEANT.replace(Meant::Nothing);
+    // SAFETY: as the caller promises.
+    unsafe { check_targets_of(query, meant) };
+    MEANT.set(meant);
+}
+
+/// # Safety
+/// As of [`check_query`].
+unsafe fn check_targets_of(query: *mut pg_sys::Query, meant: Meant) {
+    // SAFETY: the lists are of the nodes that PostgreSQL's headers say; those of a query's range table and of its common
+    // table expressions.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        check_targets((*query).rtable, meant, |entry: &pg_sys::RangeTblEntry| {
+            (entry.relid != pg_sys::InvalidOid).then_some((entry.relid, entry.requiredPerms))
+        });
+        #[cfg(not(feature = "pg15"))]
+        check_targets((*query).rteperminfos, meant, |entry: &pg_sys::RTEPermissionInfo| {
+            Some((entry.relid, entry.requiredPerms))
+        });
+        each_of((*query).rtable, |entry: *mut pg_sys::RangeTblEntry| {
+            if (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY && !(*entry).subquery.is_null() {
+                check_targets_of((*entry).subquery, meant);
+            }
+        });
+        each_of((*query).cteList, |cte: *mut pg_sys::CommonTableExpr| {
+            check_targets_of((*cte).ctequery.cast(), meant);
+        });
+    }
+}
+
+/// # Safety
+/// The list is null or of pointers to `Node`.
+unsafe fn each_of<Node>(list: *mut pg_sys::List, mut each: impl FnMut(*mut Node)) {
+    if list.is_null() {
+        return;
+    }
+    // SAFETY: the list is as the caller promises.
+    unsafe {
+        for place in 0..(*list).length as usize {
+            each((*(*list).elements.add(place)).ptr_value.cast::<Node>());
+        }
+    }
 }
 
 #[cfg(feature = "pg15")]
@@ -63,7 +207,7 @@ unsafe extern "C-unwind" fn check_permissions(tables: *mut pg_sys::List, raises:
         {
             return false;
         }
-        check_targets(tables, |entry: &pg_sys::RangeTblEntry| {
+        check_targets(tables, MEANT.replace(Meant::Nothing), |entry: &pg_sys::RangeTblEntry| {
             (entry.rtekind == pg_sys::RTEKind::RTE_RELATION).then_some((entry.relid, entry.requiredPerms))
         });
     }
@@ -84,7 +228,7 @@ unsafe extern "C-unwind" fn check_permissions(
         {
             return false;
         }
-        check_targets(permissions, |entry: &pg_sys::RTEPermissionInfo| {
+        check_targets(permissions, MEANT.replace(Meant::Nothing), |entry: &pg_sys::RTEPermissionInfo| {
             Some((entry.relid, entry.requiredPerms))
         });
     }
@@ -98,23 +242,29 @@ const WRITES: pg_sys::AclMode =
 /// The list is null or of pointers to `Entry`.
 unsafe fn check_targets<Entry>(
     list: *mut pg_sys::List,
+    meant: Meant,
     target: impl Fn(&Entry) -> Option<(pg_sys::Oid, pg_sys::AclMode)>,
 ) {
-    let is_meant_as_own = MEANT_AS_OWN.take();
     let Some(check) = CHECK.get() else { return };
     // SAFETY: reads backend-local state, and in a transaction the syscache; the list is as the caller promises.
     unsafe {
-        if list.is_null() || !(is_meant_as_own || pg_sys::superuser() || pg_sys::InLocalUserIdChange()) {
-            return;
-        }
-        for place in 0..(*list).length as usize {
-            let entry = (*(*list).elements.add(place)).ptr_value.cast::<Entry>();
-            if let Some((relation, permissions)) = target(&*entry)
-                && permissions & WRITES != 0
-            {
-                check(Target { relation, is_meant_as_own });
+        let is_ordinary = || !(pg_sys::superuser() || pg_sys::InLocalUserIdChange());
+        each_of(list, |entry: *mut Entry| {
+            let Some((relation, permissions)) = target(&*entry) else { return };
+            let is_written = permissions & WRITES != 0;
+            if !is_written && (meant != Meant::WhatItReads || permissions == 0) {
+                return;
             }
-        }
+            let is_meant_as_own = meant != Meant::Nothing;
+            let is_ordinary = !is_meant_as_own && is_ordinary();
+            let seen = (relation.to_u32(), changes_of_any());
+            if is_ordinary && OTHERS.get() == seen {
+                return;
+            }
+            if !check(Target { relation, is_meant_as_own, is_ordinary }) && is_ordinary {
+                OTHERS.set(seen);
+            }
+        });
     }
 }
 
@@ -124,17 +274,16 @@ pub fn has_rights_of(owner: pg_sys::Oid) -> bool {
     unsafe { pg_sys::superuser() || pg_sys::has_privs_of_role(pg_sys::GetUserId(), owner) }
 }
 
+/// Whether a role is a superuser.
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache look-up in a transaction.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
 /// Whether an extension's script runs, or pg_upgrade: nobody else has come near the tables yet.
 pub fn is_installing() -> bool {
     // SAFETY: reads backend-local variables.
     unsafe { pg_sys::creating_extension || pg_sys::IsBinaryUpgrade }
-}
-
-/// The extension that a relation is a member of.
-pub fn extension_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    // SAFETY: reads pg_depend in a transaction.
-    let found = unsafe { pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) };
-    (found != pg_sys::InvalidOid).then_some(found)
 }
 
 /// The extension of this name, where it is installed.
