@@ -94,7 +94,7 @@ pub fn finish_status(answers: Answers) -> bool {
         Ok(Some(as_of)) => attempt(restore_publications).map(|()| Refresh { as_of, duration }),
         Err(failure) => Err(failure),
     };
-    health::record_and_log(FEED, &result);
+    health::record_seldom_and_log(FEED, &result);
     true
 }
 

@@ -12,7 +12,7 @@ mod schedule;
 mod sealing;
 
 use crate::pg::background::{self, Mains};
-use crate::pg::{setting, shared};
+use crate::pg::{identity, setting, shared};
 use pgrx::prelude::*;
 use serde_json::json;
 use std::ffi::{CStr, c_char};
@@ -41,12 +41,15 @@ pub fn register() {
 #[pg_guard]
 extern "C-unwind" fn show_state() -> *const c_char {
     let board = shared::read();
+    let database = identity::database();
+    let sealed_at = board.last_tick(database).map(crate::fleet::iso);
     let no_slot_since = (board.no_slot_since != 0).then(|| crate::fleet::iso(board.no_slot_since));
     let state = json!({
         "preloaded": shared::is_preloaded(),
         "launcher_pid": (board.launcher != 0).then_some(board.launcher),
         "no_free_worker_slot_since": no_slot_since,
         "library_version": crate::version::LIBRARY,
+        "sealer_ticked_at": sealed_at,
     });
     setting::palloc_string(&state.to_string())
 }

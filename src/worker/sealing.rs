@@ -36,7 +36,7 @@ fn tick() -> Result<Step, Failure> {
     if pending != Step::Done {
         return Ok(pending);
     }
-    on_ground(sealer::move_threshold_of)?;
+    on_ground(sealer::move_threshold_where_due)?;
     match on_ground(Ground::look)? {
         Step::Waits(reason) => Ok(Step::Waits(reason)),
         Step::Moved | Step::Done => seal_all(),
