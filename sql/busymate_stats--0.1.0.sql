@@ -1073,6 +1073,9 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
        and not (t.tgqual is null and t.tgnargs = 0 and f.pronamespace = 'busymate_stats_internal'::regnamespace
                 and exists (select from member m where m.classid = 'pg_proc'::regclass and m.objid = f.oid)
                 and (own.relname::text, t.tgname::text, f.proname::text) in (
+                    (own.relname::text, 'replicated',
+                     case when own.relname in ('roles', 'role_capabilities', 'user_roles', 'revoked_tokens', 'components')
+                          then 'take_over_replicated' else 'leave_out_replicated' end),
                     ('roles', 'guard', 'guard_roles'), ('roles', 'stamp', 'stamp_change'),
                     ('role_capabilities', 'guard', 'guard_role_capabilities'),
                     ('role_capabilities', 'guard_last_admin', 'guard_last_admin'),
@@ -1508,6 +1511,42 @@ begin
     end loop;
 end
 $internals$;
+
+-- A publication FOR ALL TABLES publishes the extension's tables too, and a subscriber that has the extension counts for
+-- itself: rows of what one server computes or is set up with are left out where they arrive. What decides who may read,
+-- and what is watched, is taken over; see docs/operating.md.
+
+create function busymate_stats_internal.leave_out_replicated() returns trigger
+    language c as 'MODULE_PATHNAME', 'leave_out_replicated_wrapper';
+comment on function busymate_stats_internal.leave_out_replicated() is
+    'Trigger: leaves out rows that arrive by logical replication.';
+create function busymate_stats_internal.take_over_replicated() returns trigger
+    language c as 'MODULE_PATHNAME', 'take_over_replicated_wrapper';
+comment on function busymate_stats_internal.take_over_replicated() is
+    'Trigger: a row that arrives by logical replication replaces the one with its key, and leaves the built-in roles alone.';
+
+do $replicated$
+declare
+    member pg_catalog.regclass;
+    deed text;
+begin
+    for member, deed in
+        select c.oid, case when c.relnamespace = 'busymate_stats'::pg_catalog.regnamespace then 'take_over' else 'leave_out' end
+          from pg_catalog.pg_class c
+          join pg_catalog.pg_depend d
+            on d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid and d.deptype = 'e'
+          join pg_catalog.pg_extension e
+            on d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and e.oid = d.refobjid
+         where e.extname = 'busymate_stats' and c.relkind = 'r'
+         order by c.oid
+    loop
+        execute pg_catalog.format('create trigger replicated before insert or update or delete on %s
+                                       for each row execute function busymate_stats_internal.%I()',
+                                  member, deed || '_replicated');
+        execute pg_catalog.format('alter table %s enable replica trigger replicated', member);
+    end loop;
+end
+$replicated$;
 
 -- Nobody but the owner, whatever ALTER DEFAULT PRIVILEGES has handed out a moment ago (Supabase's gives anon and
 -- authenticated everything on new tables, TRUNCATE too). What grant_api() gives later is an ordinary grant: one made

@@ -43,6 +43,9 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
        and not (t.tgqual is null and t.tgnargs = 0 and f.pronamespace = 'busymate_stats_internal'::regnamespace
                 and exists (select from member m where m.classid = 'pg_proc'::regclass and m.objid = f.oid)
                 and (own.relname::text, t.tgname::text, f.proname::text) in (
+                    (own.relname::text, 'replicated',
+                     case when own.relname in ('roles', 'role_capabilities', 'user_roles', 'revoked_tokens', 'components')
+                          then 'take_over_replicated' else 'leave_out_replicated' end),
                     ('roles', 'guard', 'guard_roles'), ('roles', 'stamp', 'stamp_change'),
                     ('role_capabilities', 'guard', 'guard_role_capabilities'),
                     ('role_capabilities', 'guard_last_admin', 'guard_last_admin'),
