@@ -20,6 +20,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.detach()",
     "function busymate_stats.grant_api(name)",
     "function busymate_stats.grant_capability(text,text)",
+    "function busymate_stats.grant_dump(name)",
     "function busymate_stats.publish(name,boolean)",
     "function busymate_stats.refresh_stats()",
     "function busymate_stats.refresh_status()",
@@ -127,6 +128,7 @@ const FUNCTIONS: &[&str] = &[
     "busymate_stats.detach() returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.grant_api(role name DEFAULT 'authenticated'::name) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.grant_capability(role text, capability text) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
+    "busymate_stats.grant_dump(role name) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.publish(publication name DEFAULT 'supabase_realtime'::name, create_missing boolean DEFAULT false) \
      returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.refresh_stats() returns timestamp with time zone volatile, parallel unsafe, security definer, search_path=pg_catalog, pg_temp",
