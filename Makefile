@@ -94,6 +94,7 @@ bench: QUICK ?= $(BENCH_QUICK)
 bench: stage
 	@BENCH_SIZES='$(SIZES)' BENCH_QUICK='$(QUICK)' scripts/run-bench '$(PG_CONFIG)' $(CARGO_PG)
 	@benches/idle-cpu '$(PG_CONFIG)'
+	@benches/idle-wal '$(PG_CONFIG)'
 
 demo:
 	@scripts/demo start

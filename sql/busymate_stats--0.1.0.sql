@@ -1039,7 +1039,7 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
          where d.deptype = 'e' and e.extname = 'busymate_stats'
     ),
     own as not materialized (
-        select c.oid as relation, c.relname, c.relowner
+        select c.oid as relation, c.relname, c.relnamespace, c.relowner
           from pg_class c
          where c.relkind = 'r'
            and exists (select from member m where m.classid = 'pg_class'::regclass and m.objid = c.oid)
@@ -1072,7 +1072,10 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
      where not t.tgisinternal and t.tgenabled <> 'D' and t.tgtype & 28 <> 0
        and not (t.tgqual is null and t.tgnargs = 0 and f.pronamespace = 'busymate_stats_internal'::regnamespace
                 and exists (select from member m where m.classid = 'pg_proc'::regclass and m.objid = f.oid)
-                and (own.relname::text, t.tgname::text, f.proname::text) in (
+                and (t.tgname = 'replicated'
+                     and f.proname = case when own.relnamespace = 'busymate_stats'::regnamespace then 'take_over_replicated'
+                                          else 'leave_out_replicated' end
+                     or (own.relname::text, t.tgname::text, f.proname::text) in (
                     ('roles', 'guard', 'guard_roles'), ('roles', 'stamp', 'stamp_change'),
                     ('role_capabilities', 'guard', 'guard_role_capabilities'),
                     ('role_capabilities', 'guard_last_admin', 'guard_last_admin'),
@@ -1081,7 +1084,7 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
                     ('user_roles', 'changed', 'grants_changed'), ('user_roles', 'stamp', 'stamp_change'),
                     ('revoked_tokens', 'changed', 'grants_changed'), ('components', 'guard', 'guard_components'),
                     ('components', 'guard_component_count', 'guard_component_count'),
-                    ('attachment', 'note_owners', 'note_owners')))
+                    ('attachment', 'note_owners', 'note_owners'))))
        and not (author.rolsuper
                 and not exists (select from aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) held
                                   left join pg_roles r on r.oid = held.grantee
@@ -1205,6 +1208,77 @@ create function public.report_status(jsonb) returns void
 comment on function public.report_status(jsonb) is
     'Puts a status snapshot from a reporter elsewhere into service_status: host and components, in its shape. overall is found anew. Needs status:edit.';
 
+-- Dumps by a role that is no superuser: pg_dump locks and reads every table that it dumps, those of the extension's
+-- configuration too.
+
+create function busymate_stats.grant_dump(role name) returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    exempt boolean;
+    dumped record;
+    sequence regclass;
+begin
+    select r.rolsuper or r.rolbypassrls into exempt from pg_roles r where r.rolname = role;
+    if not found then
+        raise exception using
+            errcode = 'undefined_object',
+            message = format('role "%s" does not exist', role),
+            hint = format('Make it first: CREATE ROLE %I LOGIN.', role);
+    end if;
+    execute format('grant usage on schema busymate_stats, busymate_stats_internal to %I', role);
+    for dumped in
+        with recursive fleet as (
+            select fleet.oid
+              from busymate_stats_internal.attachment a, unnest(array[a.entries, a.devices]) fleet (oid)
+            union
+            select i.inhrelid from fleet join pg_inherits i on i.inhparent = fleet.oid
+        ),
+        part as (
+            select unnest(e.extconfig) as oid from pg_extension e where e.extname = 'busymate_stats'
+            union
+            select fleet.oid from fleet
+        )
+        select c.oid, c.oid::regclass as name, c.relrowsecurity,
+               (select p.polroles from pg_policy p where p.polrelid = c.oid and p.polname = 'busymate_stats_dump') as roles
+          from part join pg_class c on c.oid = part.oid
+         -- Owners need neither a grant nor a policy.
+         where c.relkind in ('r', 'p') and not pg_has_role(role, c.relowner, 'usage')
+         order by c.oid
+    loop
+        execute format('grant select on %s to %I', dumped.name, role);
+        for sequence in
+            select s.oid
+              from pg_depend d join pg_class s on s.oid = d.objid and s.relkind = 'S'
+             where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
+               and d.refobjid = dumped.oid and d.deptype in ('a', 'i')
+        loop
+            execute format('grant select on sequence %s to %I', sequence, role);
+        end loop;
+        if not dumped.relrowsecurity or exempt then
+            continue;
+        elsif dumped.roles is null then
+            execute format('create policy busymate_stats_dump on %s for select to %I using (true)', dumped.name, role);
+            execute format('comment on policy busymate_stats_dump on %s is %L', dumped.name,
+                           'Roles that busymate_stats.grant_dump() lets dump every row.');
+        elsif (select r.oid from pg_roles r where r.rolname = role) <> all (dumped.roles) then
+            execute format('alter policy busymate_stats_dump on %s to %s, %I', dumped.name,
+                           (select string_agg(quote_ident(r.rolname), ', ') from pg_roles r where r.oid = any (dumped.roles)),
+                           role);
+        end if;
+    end loop;
+    if not exempt then
+        raise notice using
+            message = format('row-level security applies to role "%s", so its dumps take pg_dump''s option --enable-row-security', role),
+            detail = 'Rows of other tables that policies hide from the role are then left out without an error.',
+            hint = format('ALTER ROLE %I BYPASSRLS does without the option, and lets the role see every row of what it may read.', role);
+    end if;
+end
+$$;
+comment on function busymate_stats.grant_dump(name) is
+    'Lets a role that is no superuser dump the extension''s configuration and the fleet, and read no more than that. To be run again after attach(), a new partition, or a restore.';
+
 -- Triggers that do not fire as the extension made them to. A data-only restore with --disable-triggers ends with ENABLE
 -- TRIGGER ALL: what fired always fires no more for what replication applies, so that sessions keep what was revoked.
 
@@ -1216,13 +1290,14 @@ create view busymate_stats_internal.altered_triggers with (security_invoker = tr
       join pg_extension e on d.refclassid = 'pg_extension'::regclass and e.oid = d.refobjid
      cross join lateral (
          select case when f.proname in ('grants_changed', 'stamp_change', 'capture_change', 'roster_change') then 'A'::"char"
+                    when f.proname in ('leave_out_replicated', 'take_over_replicated') then 'R'::"char"
                      else 'O'::"char" end as state) wanted
      where e.extname = 'busymate_stats' and not t.tgisinternal and t.tgenabled <> wanted.state;
 comment on view busymate_stats_internal.altered_triggers is
     'The extension''s triggers that have been disabled, or fire at other times than it made them to: repair() puts them right.';
 comment on column busymate_stats_internal.altered_triggers.relation is 'The table.';
 comment on column busymate_stats_internal.altered_triggers.name is 'The trigger.';
-comment on column busymate_stats_internal.altered_triggers.state is 'What it should be, as in pg_trigger.tgenabled: A fires always, O not for what replication applies.';
+comment on column busymate_stats_internal.altered_triggers.state is 'What it should be, as in pg_trigger.tgenabled: A fires always, O not for what replication applies, R for that alone.';
 comment on column busymate_stats_internal.altered_triggers.found is 'What it is.';
 
 create function busymate_stats.repair() returns setof text
@@ -1239,9 +1314,10 @@ begin
     loop
         -- A partition's follows from that of its parent.
         execute format('alter table %s enable %s trigger %I', altered.relation,
-                       case altered.state when 'A' then 'always' else '' end, altered.name);
+                       case altered.state when 'A' then 'always' when 'R' then 'replica' else '' end, altered.name);
         return query select format('trigger %s on table %s fires %s', quote_ident(altered.name), altered.relation,
-                                   case altered.state when 'A' then 'always' else 'for ordinary writes' end);
+                                   case altered.state when 'A' then 'always' when 'R' then 'for replicated writes'
+                                                             else 'for ordinary writes' end);
     end loop;
     -- The trigger that writes down the owners did not fire either, and those of another server may be others here.
     select * into attached from busymate_stats_internal.attachment;
@@ -1275,8 +1351,8 @@ create table busymate_stats_internal.feed_health (
         autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
 comment on table busymate_stats_internal.feed_health is 'How the last refresh of each feed ended. Read it through health.';
 comment on column busymate_stats_internal.feed_health.feed is 'The feed.';
-comment on column busymate_stats_internal.feed_health.last_refresh is 'When it was last refreshed.';
-comment on column busymate_stats_internal.feed_health.duration is 'How long that took.';
+comment on column busymate_stats_internal.feed_health.last_refresh is 'When it was last refreshed; of a sealer or the status feed while nothing else changes, up to 5 minutes before that.';
+comment on column busymate_stats_internal.feed_health.duration is 'How long that refresh took.';
 comment on column busymate_stats_internal.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats_internal.feed_health.error_since is 'Since when they fail.';
 comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known.';
@@ -1408,9 +1484,14 @@ create view busymate_stats.health with (security_barrier = true) as
      cross join facts
       left join busymate_stats_internal.feed_health kept on kept.feed = 'stats'
     union all
-    select 'seal', kept.last_refresh, pg_catalog.clock_timestamp() - kept.last_refresh, null, kept.last_error,
+    select 'seal', ticked.at, pg_catalog.clock_timestamp() - ticked.at, null, kept.last_error,
            case when not facts.attached or launcher.seal_interval = interval '0' then false
-                else coalesce(kept.last_refresh < pg_catalog.clock_timestamp() - 3 * launcher.seal_interval, true)
+                -- What a standby is sent of the ticks is kept every 5 minutes.
+                else coalesce(ticked.at < pg_catalog.clock_timestamp()
+                                          - 3 * case when pg_catalog.pg_is_in_recovery()
+                                                     then greatest(launcher.seal_interval, interval '5 min')
+                                                     else launcher.seal_interval
+                                                end, true)
            end,
            (launcher.state ->> 'preloaded')::boolean,
            launcher.state ->> 'launcher_pid' is not null,
@@ -1438,6 +1519,9 @@ create view busymate_stats.health with (security_barrier = true) as
       from launcher
      cross join facts
       left join busymate_stats_internal.feed_health kept on kept.feed = 'seal'
+     -- A tick that changes nothing is kept in memory alone.
+     cross join lateral (
+         select greatest(kept.last_refresh, (launcher.state ->> 'sealer_ticked_at')::pg_catalog.timestamptz)) ticked (at)
       left join busymate_stats_internal.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total,
                         case when s.boundary > now.moment + interval '1 day' then 'sealed beyond the clock: it was set back'
@@ -1564,6 +1648,42 @@ begin
     end loop;
 end
 $internals$;
+
+-- A publication FOR ALL TABLES publishes the extension's tables too, and a subscriber that has the extension counts for
+-- itself: rows of what one server computes or is set up with are left out where they arrive. What decides who may read,
+-- and what is watched, is taken over; see docs/operating.md.
+
+create function busymate_stats_internal.leave_out_replicated() returns trigger
+    language c as 'MODULE_PATHNAME', 'leave_out_replicated_wrapper';
+comment on function busymate_stats_internal.leave_out_replicated() is
+    'Trigger: leaves out rows that arrive by logical replication.';
+create function busymate_stats_internal.take_over_replicated() returns trigger
+    language c as 'MODULE_PATHNAME', 'take_over_replicated_wrapper';
+comment on function busymate_stats_internal.take_over_replicated() is
+    'Trigger: a row that arrives by logical replication replaces the one with its key, and leaves the built-in roles alone.';
+
+do $replicated$
+declare
+    member pg_catalog.regclass;
+    deed text;
+begin
+    for member, deed in
+        select c.oid, case when c.relnamespace = 'busymate_stats'::pg_catalog.regnamespace then 'take_over' else 'leave_out' end
+          from pg_catalog.pg_class c
+          join pg_catalog.pg_depend d
+            on d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid and d.deptype = 'e'
+          join pg_catalog.pg_extension e
+            on d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and e.oid = d.refobjid
+         where e.extname = 'busymate_stats' and c.relkind = 'r'
+         order by c.oid
+    loop
+        execute pg_catalog.format('create trigger replicated before insert or update or delete on %s
+                                       for each row execute function busymate_stats_internal.%I()',
+                                  member, deed || '_replicated');
+        execute pg_catalog.format('alter table %s enable replica trigger replicated', member);
+    end loop;
+end
+$replicated$;
 
 -- Nobody but the owner, whatever ALTER DEFAULT PRIVILEGES has handed out a moment ago (Supabase's gives anon and
 -- authenticated everything on new tables, TRUNCATE too). What grant_api() gives later is an ordinary grant: one made

@@ -37,6 +37,10 @@ const OWN_TRIGGERS: [(&str, &str, &str); 14] = [
     ("attachment", "note_owners", "note_owners"),
 ];
 
+/// The trigger on each of the extension's tables that rows from another server fire, by the table's schema: it takes them
+/// over where operators write, and elsewhere leaves them out.
+const REPLICATED: &str = "replicated";
+
 /// Has every write looked at.
 pub fn register() {
     write_guard::register(check);
@@ -77,7 +81,7 @@ fn check(target: Target) -> bool {
     }
     // The view is asked only where something is there that may be others': a process that has just started, as each
     // tick's has, pays more for planning its query than for all else that it does.
-    let is_clean = write_guard::is_superuser(owner) && bears_only_own(relation, &name, own);
+    let is_clean = write_guard::is_superuser(owner) && bears_only_own(relation, schema, &name, own);
     if let Some(object) = (!is_clean).then(|| first_foreign(relation)).flatten() {
         refuse(&object)
             .detail("Its code would run with the writer's rights, or it hinders the extension's own work.")
@@ -107,12 +111,16 @@ thread_local! {
 
 /// Whether all that stands on a superuser's table is the extension's, and comes to its own code and PostgreSQL's alone. False
 /// where only the view can tell, as of an administrator's trigger.
-fn bears_only_own(relation: pg_sys::Oid, name: &str, own: pg_sys::Oid) -> bool {
+fn bears_only_own(relation: pg_sys::Oid, schema: pg_sys::Oid, name: &str, own: pg_sys::Oid) -> bool {
+    let for_replicated =
+        if find_schema(OPERATORS) == Some(schema) { "take_over_replicated" } else { "leave_out_replicated" };
     let is_own = |object: Object| object.extension() == Some(own);
     let is_own_trigger = |trigger: &TriggerState| {
         let function = trigger.function.strip_prefix(INTERNAL).and_then(|rest| rest.strip_prefix('.'));
-        let is_known =
-            function.is_some_and(|function| OWN_TRIGGERS.contains(&(name, &*trigger.name, function)));
+        let is_known = function.is_some_and(|function| match &*trigger.name {
+            REPLICATED => function == for_replicated,
+            of => OWN_TRIGGERS.contains(&(name, of, function)),
+        });
         is_known
             && trigger.unconditional
             && trigger.arguments.is_empty()

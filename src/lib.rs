@@ -17,6 +17,7 @@ mod fleet;
 mod foreign_objects;
 mod mcp;
 mod pg;
+mod replicated;
 mod schemas;
 mod settings;
 mod status;

@@ -99,11 +99,10 @@ fn prepare(cluster: &Cluster) -> String {
     database
 }
 
-/// Waits until entries are sealed up to some seconds ago; gives how long that took.
+/// Waits until entries are sealed; gives how long that took.
 fn caught_up(client: &mut Client) -> Duration {
     let started = Instant::now();
-    let sealed = "select coalesce(max(boundary) > clock_timestamp() - interval '15 seconds', false)
-                    from busymate_stats_internal.seal_state";
+    let sealed = "select coalesce((detail ->> 'sealed')::boolean, false) from busymate_stats.health where feed = 'seal'";
     eventually_within(Duration::from_secs(900), "the seal catches up", || {
         value::<bool>(client, sealed).then_some(())
     });

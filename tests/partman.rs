@@ -4,8 +4,8 @@
 mod harness;
 
 use harness::fleet::stats_at;
-use harness::worker::wait_for_seal;
-use harness::{Cluster, eventually, value};
+use harness::worker::is_sealed_and_right;
+use harness::{Cluster, value};
 use postgres::Client;
 
 const FLEET: &str = "create schema partman; create extension pg_partman schema partman;
@@ -34,25 +34,13 @@ fn partitions(client: &mut Client) -> i64 {
     value(client, "select count(*) from pg_inherits where inhparent = 'public.entries'::regclass")
 }
 
-/// From what was sealed after whatever came before, and right.
-#[track_caller]
-fn is_sealed(client: &mut Client) {
-    let now: String = value(client, "select clock_timestamp()::text");
-    let sealed = format!(
-        "select coalesce(max(boundary) > '{now}', false) from busymate_stats_internal.seal_state where boundary = goal"
-    );
-    eventually("it is sealed since", || value::<bool>(client, &sealed).then_some(()));
-    wait_for_seal(client);
-    stats_at(client, "now");
-}
-
 #[test]
 fn its_maintenance_counts_nothing_anew() {
     let cluster = Cluster::start("busymate_stats.seal_interval = '1s'\nbusymate_stats.seal_lag = '1s'");
     let database = cluster.create_database("partman");
     let mut client = cluster.connect(&database);
     client.batch_execute(FLEET).unwrap();
-    is_sealed(&mut client);
+    is_sealed_and_right(&mut client);
     let (begun, before) = (epoch(&mut client), partitions(&mut client));
 
     // An old snapshot sees the dropped days go as everybody does, for PostgreSQL's catalogs are of the moment.
@@ -64,7 +52,7 @@ fn its_maintenance_counts_nothing_anew() {
     assert!(gone >= 3, "{gone} partitions went");
     stats_at(&mut old, "now");
     old.batch_execute("commit").unwrap();
-    is_sealed(&mut client);
+    is_sealed_and_right(&mut client);
     assert_eq!(epoch(&mut client), begun, "everything was counted anew");
 }
 
@@ -74,14 +62,14 @@ fn strays_are_moved_and_stay_counted() {
     let database = cluster.create_database("partman");
     let mut client = cluster.connect(&database);
     client.batch_execute(FLEET).unwrap();
-    is_sealed(&mut client);
+    is_sealed_and_right(&mut client);
     client.batch_execute(STRAYS).unwrap();
-    is_sealed(&mut client);
+    is_sealed_and_right(&mut client);
     let total = |client: &mut Client| stats_at(client, "now")["total_entries"].as_i64().unwrap();
     let before = total(&mut client);
     client.batch_execute("call partman.partition_data_proc('public.entries')").unwrap();
     assert_eq!(value::<i64>(&mut client, "select count(*) from only public.entries_default"), 0);
     assert_eq!(total(&mut client), before);
-    is_sealed(&mut client);
+    is_sealed_and_right(&mut client);
     assert_eq!(total(&mut client), before);
 }

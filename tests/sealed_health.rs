@@ -76,6 +76,9 @@ fn who_holds_the_seal_up_is_named() {
     wait_for_seal(&mut client);
     let mut writer = cluster.connect(&database);
     writer.batch_execute("begin; insert into public.entries (host) values ('open')").unwrap();
+    // The boundary stands still until something has come.
+    let come = "insert into public.entries (host) values ('come')";
+    client.batch_execute(come).unwrap();
     let (pid, id): (i32, String) = {
         let row = writer.query_one("select pg_backend_pid(), pg_current_xact_id()::text", &[]).unwrap();
         (row.get(0), row.get(1))
@@ -89,6 +92,7 @@ fn who_holds_the_seal_up_is_named() {
     writer
         .batch_execute("begin; insert into public.entries (host) values ('open'); prepare transaction 'kept'")
         .unwrap();
+    client.batch_execute(come).unwrap();
     awaited_reason(
         &mut client,
         "^held up by transaction [0-9]+, open for .*, pid none: it is prepared as .kept.$",

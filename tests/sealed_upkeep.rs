@@ -65,8 +65,10 @@ impl Kept {
     #[track_caller]
     fn holds_no_more_than_it_needs(&mut self) {
         for (table, most) in TABLES.iter().zip([2, 2, 10, 0, 1, 20]) {
-            let rows: i64 =
-                value(&mut self.fleet.admin, &format!("select count(*) from busymate_stats_internal.{table}"));
+            let rows: i64 = value(
+                &mut self.fleet.admin,
+                &format!("select count(*) from busymate_stats_internal.{table}"),
+            );
             assert!(rows <= most, "{table} holds {rows} rows");
         }
     }

@@ -9,7 +9,7 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
          where d.deptype = 'e' and e.extname = 'busymate_stats'
     ),
     own as not materialized (
-        select c.oid as relation, c.relname, c.relowner
+        select c.oid as relation, c.relname, c.relnamespace, c.relowner
           from pg_class c
          where c.relkind = 'r'
            and exists (select from member m where m.classid = 'pg_class'::regclass and m.objid = c.oid)
@@ -42,7 +42,10 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
      where not t.tgisinternal and t.tgenabled <> 'D' and t.tgtype & 28 <> 0
        and not (t.tgqual is null and t.tgnargs = 0 and f.pronamespace = 'busymate_stats_internal'::regnamespace
                 and exists (select from member m where m.classid = 'pg_proc'::regclass and m.objid = f.oid)
-                and (own.relname::text, t.tgname::text, f.proname::text) in (
+                and (t.tgname = 'replicated'
+                     and f.proname = case when own.relnamespace = 'busymate_stats'::regnamespace then 'take_over_replicated'
+                                          else 'leave_out_replicated' end
+                     or (own.relname::text, t.tgname::text, f.proname::text) in (
                     ('roles', 'guard', 'guard_roles'), ('roles', 'stamp', 'stamp_change'),
                     ('role_capabilities', 'guard', 'guard_role_capabilities'),
                     ('role_capabilities', 'guard_last_admin', 'guard_last_admin'),
@@ -51,7 +54,7 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
                     ('user_roles', 'changed', 'grants_changed'), ('user_roles', 'stamp', 'stamp_change'),
                     ('revoked_tokens', 'changed', 'grants_changed'), ('components', 'guard', 'guard_components'),
                     ('components', 'guard_component_count', 'guard_component_count'),
-                    ('attachment', 'note_owners', 'note_owners')))
+                    ('attachment', 'note_owners', 'note_owners'))))
        and not (author.rolsuper
                 and not exists (select from aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) held
                                   left join pg_roles r on r.oid = held.grantee

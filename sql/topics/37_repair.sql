@@ -9,13 +9,14 @@ create view busymate_stats_internal.altered_triggers with (security_invoker = tr
       join pg_extension e on d.refclassid = 'pg_extension'::regclass and e.oid = d.refobjid
      cross join lateral (
          select case when f.proname in ('grants_changed', 'stamp_change', 'capture_change', 'roster_change') then 'A'::"char"
+                    when f.proname in ('leave_out_replicated', 'take_over_replicated') then 'R'::"char"
                      else 'O'::"char" end as state) wanted
      where e.extname = 'busymate_stats' and not t.tgisinternal and t.tgenabled <> wanted.state;
 comment on view busymate_stats_internal.altered_triggers is
     'The extension''s triggers that have been disabled, or fire at other times than it made them to: repair() puts them right.';
 comment on column busymate_stats_internal.altered_triggers.relation is 'The table.';
 comment on column busymate_stats_internal.altered_triggers.name is 'The trigger.';
-comment on column busymate_stats_internal.altered_triggers.state is 'What it should be, as in pg_trigger.tgenabled: A fires always, O not for what replication applies.';
+comment on column busymate_stats_internal.altered_triggers.state is 'What it should be, as in pg_trigger.tgenabled: A fires always, O not for what replication applies, R for that alone.';
 comment on column busymate_stats_internal.altered_triggers.found is 'What it is.';
 
 create function busymate_stats.repair() returns setof text
@@ -32,9 +33,10 @@ begin
     loop
         -- A partition's follows from that of its parent.
         execute format('alter table %s enable %s trigger %I', altered.relation,
-                       case altered.state when 'A' then 'always' else '' end, altered.name);
+                       case altered.state when 'A' then 'always' when 'R' then 'replica' else '' end, altered.name);
         return query select format('trigger %s on table %s fires %s', quote_ident(altered.name), altered.relation,
-                                   case altered.state when 'A' then 'always' else 'for ordinary writes' end);
+                                   case altered.state when 'A' then 'always' when 'R' then 'for replicated writes'
+                                                             else 'for ordinary writes' end);
     end loop;
     -- The trigger that writes down the owners did not fire either, and those of another server may be others here.
     select * into attached from busymate_stats_internal.attachment;

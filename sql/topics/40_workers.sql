@@ -12,8 +12,8 @@ create table busymate_stats_internal.feed_health (
         autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0);
 comment on table busymate_stats_internal.feed_health is 'How the last refresh of each feed ended. Read it through health.';
 comment on column busymate_stats_internal.feed_health.feed is 'The feed.';
-comment on column busymate_stats_internal.feed_health.last_refresh is 'When it was last refreshed.';
-comment on column busymate_stats_internal.feed_health.duration is 'How long that took.';
+comment on column busymate_stats_internal.feed_health.last_refresh is 'When it was last refreshed; of a sealer or the status feed while nothing else changes, up to 5 minutes before that.';
+comment on column busymate_stats_internal.feed_health.duration is 'How long that refresh took.';
 comment on column busymate_stats_internal.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats_internal.feed_health.error_since is 'Since when they fail.';
 comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known.';
@@ -145,9 +145,14 @@ create view busymate_stats.health with (security_barrier = true) as
      cross join facts
       left join busymate_stats_internal.feed_health kept on kept.feed = 'stats'
     union all
-    select 'seal', kept.last_refresh, pg_catalog.clock_timestamp() - kept.last_refresh, null, kept.last_error,
+    select 'seal', ticked.at, pg_catalog.clock_timestamp() - ticked.at, null, kept.last_error,
            case when not facts.attached or launcher.seal_interval = interval '0' then false
-                else coalesce(kept.last_refresh < pg_catalog.clock_timestamp() - 3 * launcher.seal_interval, true)
+                -- What a standby is sent of the ticks is kept every 5 minutes.
+                else coalesce(ticked.at < pg_catalog.clock_timestamp()
+                                          - 3 * case when pg_catalog.pg_is_in_recovery()
+                                                     then greatest(launcher.seal_interval, interval '5 min')
+                                                     else launcher.seal_interval
+                                                end, true)
            end,
            (launcher.state ->> 'preloaded')::boolean,
            launcher.state ->> 'launcher_pid' is not null,
@@ -175,6 +180,9 @@ create view busymate_stats.health with (security_barrier = true) as
       from launcher
      cross join facts
       left join busymate_stats_internal.feed_health kept on kept.feed = 'seal'
+     -- A tick that changes nothing is kept in memory alone.
+     cross join lateral (
+         select greatest(kept.last_refresh, (launcher.state ->> 'sealer_ticked_at')::pg_catalog.timestamptz)) ticked (at)
       left join busymate_stats_internal.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total,
                         case when s.boundary > now.moment + interval '1 day' then 'sealed beyond the clock: it was set back'

@@ -14,7 +14,7 @@ mod role_claim;
 mod stamp;
 mod trusted;
 
-pub use caller::caller_grants;
+pub use caller::{caller_grants, is_builtin};
 pub use revoked::clear_expired_tokens;
 pub use role_claim::RoleClaim;
 pub use trusted::TrustedLogins;

@@ -3,13 +3,22 @@
 use super::{Round, WRITE_MS};
 use crate::fleet::Timestamp;
 use crate::fleet::sealed::progress::progress;
+use crate::pg::identity;
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
+use crate::pg::shared;
 use crate::pg::transaction::{Failure, attempt_within};
 use crate::schemas::INTERNAL;
 use pgrx::prelude::*;
 use std::time::Duration;
+
+/// How old what is kept of a feed may grow while nothing but its moment changes. The moment itself stands in shared memory,
+/// or in the feed: an idle database would otherwise write a row every few seconds. What is kept is for after a restart,
+/// and for standbys.
+const KEPT: &str = "5 min";
+
+const SEAL: &str = "seal";
 
 /// A refresh that worked.
 pub struct Refresh {
@@ -51,6 +60,54 @@ pub fn record(feed: &str, result: &Result<Refresh, Failure>) {
     }
 }
 
+/// What is kept of a feed.
+struct Kept {
+    last_error: Option<String>,
+    note: Option<String>,
+    is_young: bool,
+}
+
+impl Kept {
+    fn of(feed: &str) -> Option<Self> {
+        let sql = format!(
+            "select last_error, note,
+                    coalesce(last_refresh between pg_catalog.clock_timestamp() - interval '{KEPT}'
+                                              and pg_catalog.clock_timestamp(), false)
+               from busymate_stats_internal.feed_health where feed = $1"
+        );
+        let kept = select_latest(&sql, &[Param::Text(feed)], |row| Self {
+            last_error: row.text(1),
+            note: row.text(2),
+            is_young: row.bool(3),
+        });
+        kept.into_iter().next()
+    }
+
+    /// Whether nothing but the moment has changed, when the feed works and this is to be said of it.
+    fn says(&self, note: Option<&str>) -> bool {
+        self.is_young && self.last_error.is_none() && self.note.as_deref() == note
+    }
+}
+
+/// [`record_and_log`] of a feed whose row says itself when it was written: what is young enough is not kept anew.
+pub fn record_seldom_and_log(feed: &str, result: &Result<Refresh, Failure>) -> Round {
+    let kept = Kept::of(feed);
+    let says_it = match (&kept, result) {
+        (Some(kept), Ok(_)) => kept.is_young && kept.last_error.is_none(),
+        (Some(kept), Err(failure)) => kept.last_error.as_deref() == Some(&*describe(failure)),
+        (None, _) => false,
+    };
+    if says_it { ended(result) } else { record_and_log(feed, result) }
+}
+
+/// How a round ended whose work ended so.
+fn ended(result: &Result<Refresh, Failure>) -> Round {
+    match result {
+        Err(failure) if failure.out_of_time => Round::OutOfTime,
+        _ => Round::Done,
+    }
+}
+
 /// [`record`] for a background worker, and a line in the log when an error appears, changes or goes.
 pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) -> Round {
     let before = select_latest(
@@ -80,10 +137,7 @@ pub fn record_and_log(feed: &str, result: &Result<Refresh, Failure>) -> Round {
         (Some(_), Ok(_)) => log!("busymate_stats {} again", task(feed).1),
         _ => {}
     }
-    match result {
-        Err(failure) if failure.out_of_time => Round::OutOfTime,
-        _ => Round::Done,
-    }
+    ended(result)
 }
 
 /// Keeps that a worker was ended from outside, which could not say so itself.
@@ -135,7 +189,7 @@ pub fn set_note(feed: &str, note: Option<&str>) {
 /// Keeps how a tick of the sealer ended: well, with a reason why no more could be done, or with an error. False when our
 /// table is locked against writing.
 pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {
-    note("seal", result, progress)
+    note(SEAL, result, progress)
 }
 
 /// The same of a tick of the roster's sealer.
@@ -154,6 +208,10 @@ fn note(
     match result {
         Ok(reason) => {
             let reason = reason.clone().or_else(progress);
+            ticked(feed);
+            if Kept::of(feed).is_some_and(|kept| kept.says(reason.as_deref())) {
+                return true;
+            }
             let kept = attempt_within(WRITE_MS, || {
                 execute(
                     "insert into busymate_stats_internal.feed_health as kept (feed, last_refresh, note, note_since)
@@ -172,10 +230,18 @@ fn note(
             }
         }
         Err(failure) => {
-            record_and_log(feed, &Err(failure.clone()));
+            record_seldom_and_log(feed, &Err(failure.clone()));
         }
     }
     true
+}
+
+/// Of the sealers' ticks, `health` shows the moment of those that seal entries.
+fn ticked(feed: &str) {
+    if feed == SEAL {
+        let now = pgrx::datetime::clock_timestamp().into_inner();
+        shared::write(|board| board.ticked(identity::database(), now));
+    }
 }
 
 fn describe(failure: &Failure) -> String {

@@ -99,7 +99,7 @@ pub fn finish_status(answers: Answers) -> Round {
         }
         Err(failure) => Err(failure),
     };
-    health::record_and_log(FEED, &result)
+    health::record_seldom_and_log(FEED, &result)
 }
 
 /// A report may have come while the components were asked, or be about to commit: with the row locked, one that is there

@@ -61,6 +61,16 @@ pub fn writes_as_given() -> bool {
     }
 }
 
+/// Whether this session applies what a replication origin sends, be it a subscription's first copy; not, whether it only
+/// has its triggers rest as a replica's do.
+pub fn applies_changes() -> bool {
+    // SAFETY: backend-local variables.
+    unsafe {
+        pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as core::ffi::c_int
+            && u32::from(pg_sys::replorigin_session_origin) != pg_sys::InvalidRepOriginId
+    }
+}
+
 /// Whether `role` owns `relation`, directly, by membership, or as a superuser.
 pub fn owns_relation(role: pg_sys::Oid, relation: pg_sys::Oid) -> bool {
     #[cfg(feature = "pg15")]

@@ -15,6 +15,9 @@ pub const WORKER_SLOTS: usize = 4;
 /// How many databases can wait to be looked at; one more, and the launcher looks at all of them.
 const ANNOUNCEMENTS: usize = 64;
 
+/// Databases whose sealer's last tick is known; one more takes the place of the one that was given longest ago.
+const TICKING: usize = 256;
+
 /// How many relations a worker can say it reads for long.
 pub const HELD: usize = 2;
 
@@ -46,6 +49,9 @@ pub struct Board {
     at_work: [u32; WORKER_SLOTS],
     /// Databases that wait for a worker, and since when, as a timestamptz.
     late: [(u32, i64); LATE],
+    /// By database, when its sealer's last tick ended well, as a timestamptz.
+    ticks: [(u32, i64); TICKING],
+    next_tick: usize,
 }
 
 impl Default for Board {
@@ -60,6 +66,8 @@ impl Default for Board {
             steps: [Step::default(); WORKER_SLOTS],
             at_work: [0; WORKER_SLOTS],
             late: [(0, 0); LATE],
+            ticks: [(0, 0); TICKING],
+            next_tick: 0,
         }
     }
 }
@@ -171,6 +179,23 @@ impl Board {
     /// Whether any database waits for a worker.
     pub fn is_anyone_late(&self) -> bool {
         self.late[0].0 != 0
+    }
+
+    /// A tick of a database's sealer has ended well.
+    pub fn ticked(&mut self, database: pg_sys::Oid, moment: i64) {
+        let database = database.to_u32();
+        let place = self.ticks.iter().position(|(of, _)| *of == database).unwrap_or_else(|| {
+            let next = self.next_tick;
+            self.next_tick = (next + 1) % TICKING;
+            next
+        });
+        self.ticks[place] = (database, moment);
+    }
+
+    /// When it last did, since the server was started.
+    pub fn last_tick(&self, database: pg_sys::Oid) -> Option<i64> {
+        let database = database.to_u32();
+        self.ticks.iter().find(|(of, _)| *of == database).map(|(_, moment)| *moment)
     }
 
     /// Takes a worker's outcome off the board, and what it held; 0 when it left none.

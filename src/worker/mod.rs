@@ -41,6 +41,8 @@ pub fn register() {
 #[pg_guard]
 extern "C-unwind" fn show_state() -> *const c_char {
     let board = shared::read();
+    let database = identity::database();
+    let sealed_at = board.last_tick(database).map(crate::fleet::iso);
     let no_slot_since = (board.no_slot_since != 0).then(|| crate::fleet::iso(board.no_slot_since));
     let database = identity::database();
     let waiting_since = board.late_since(database).map(crate::fleet::iso);
@@ -51,6 +53,7 @@ extern "C-unwind" fn show_state() -> *const c_char {
         "waiting_for_worker_since": waiting_since,
         "late_because": why_late(&board),
         "library_version": crate::version::LIBRARY,
+        "sealer_ticked_at": sealed_at,
     });
     setting::palloc_string(&state.to_string())
 }

@@ -51,7 +51,7 @@ impl Tick {
         if pending != Step::Done {
             return Ok(pending);
         }
-        self.on_ground(sealer::move_threshold_of)?;
+        self.on_ground(sealer::move_threshold_where_due)?;
         match self.on_ground(Ground::look)? {
             Step::Waits(reason) => Ok(Step::Waits(reason)),
             Step::Moved | Step::Done => self.seal_all(),

@@ -124,12 +124,31 @@ pub fn wait_for_seal(client: &mut Client) {
     eventually("the worker has sealed", || (seal(client, "sealed")? == "true").then_some(()));
 }
 
-/// Awaits that all entries of before this call are sealed, and that both ways of computing the figures agree.
+/// Awaits that all entries of before this call are sealed, future ones aside, and that both ways of computing the figures agree.
 #[track_caller]
 pub fn is_sealed_and_right(client: &mut Client) -> serde_json::Value {
     let now: String = value(client, "select clock_timestamp()::text");
-    eventually("it is sealed since", || sealed_past(client, &now).then_some(()));
+    eventually("it is sealed since", || nothing_unsealed_before(client, &now).then_some(()));
     super::fleet::stats_at(client, "now")
+}
+
+/// Whether readers use what is sealed, and no entry of before `time` is behind the boundary, which stands still while
+/// nothing comes.
+fn nothing_unsealed_before(client: &mut Client, time: &str) -> bool {
+    if sealed_past(client, time) {
+        return true;
+    }
+    let attached = "select entries::text, quote_ident(entry_time) from busymate_stats_internal.attachment";
+    let row = client.query_one(attached, &[]).unwrap();
+    let (entries, at): (String, String) = (row.get(0), row.get(1));
+    let query = format!(
+        "select coalesce((detail ->> 'sealed')::boolean
+                         and not exists (select from {entries}
+                                          where {at} >= (detail ->> 'boundary')::timestamptz - interval '1 ms'
+                                            and {at} < '{time}'), false)
+           from busymate_stats.health where feed = 'seal'"
+    );
+    value(client, &query)
 }
 
 /// Whether the entries before `time` are sealed and readers use that.

@@ -44,13 +44,17 @@ pub fn read_devices(
 ) -> Result<(), Missing> {
     let state = usable_state(fleet, devices).map_err(Missing::All)?;
     let offline_since = before(figures.as_of, settings::online_window_us());
-    let told_apart = fleet.online.is_some() || (state.since..=state.until).contains(&offline_since);
     let changes = Changes::since(state.gen_, offline_since).ok_or_else(|| Missing::All(GONE.into()))?;
     if changes.number > MOST {
         return Err(Missing::All("more has changed since the last count than is worth adding up".into()));
     }
     let changes = if broken(Mutant::RosterChangesForgotten) { Changes::none(offline_since) } else { changes };
     let silent = own_tables(|| state.silent_at(offline_since)).map_err(Missing::All)?;
+    // Where every device was silent when they were counted and none has been heard of since, all are silent at any later
+    // moment too. A change since then says no more than that a device was heard of: later signs of life change nothing.
+    let all_silent = offline_since > state.until && changes.number == 0 && silent == Some(state.total);
+    let told_apart =
+        fleet.online.is_some() || (state.since..=state.until).contains(&offline_since) || all_silent;
 
     figures.total_devices = state.total + changes.total;
     let mut types = state.types;

@@ -9,7 +9,7 @@ use super::pace;
 use super::print::{columns, fingerprint, obstacle};
 use super::state::{self, Capture, State};
 use crate::fleet::attachment::{self, Attachment};
-use crate::fleet::clock::Timestamp;
+use crate::fleet::clock::{Timestamp, before};
 use crate::fleet::sealed::counts::Counts;
 use crate::fleet::sealed::look::writers_of;
 use crate::fleet::sealed::progress::still_writing;
@@ -90,10 +90,23 @@ impl Ground {
             None => self.look(),
             Some(look) if look.fingerprint != self.fingerprint => self.move_threshold(),
             Some(_) => match self.count() {
-                Step::Done if due => self.move_threshold(),
+                // One that is due since ever has been asked for.
+                Step::Done if due && (capture.due == NEVER || !self.may_rest()) => self.move_threshold(),
                 step => step,
             },
         })
+    }
+
+    /// Whether another count would give the same, so that nothing need be written: nothing has changed since the last one,
+    /// which found every device offline, or which tells by a column who is online.
+    fn may_rest(&self) -> bool {
+        let Some(state) = State::newest(Seen::Statement) else {
+            return false;
+        };
+        let offline_since = before(now(), settings::online_window_us());
+        let all_silent = || state.since <= offline_since && state.silent_at(state.until) == Some(state.total);
+        Changes::since(state.gen_, NEVER).is_some_and(|changes| changes.number == 0)
+            && (self.fleet.online.is_some() || all_silent())
     }
 
     /// Moves the threshold: its own transaction, since nobody may look for writers before it is committed.

@@ -87,6 +87,14 @@ impl FewRows {
         }
     }
 
+    /// The same, but no more than `most`.
+    pub fn count_few(&self, interval: Interval, most: i64) -> i64 {
+        match &self.indexed {
+            Some(indexed) => indexed.count_few(interval, most),
+            None => self.rows.count_few(interval, most),
+        }
+    }
+
     /// How many rows there are from `from` on, to the end of time.
     pub fn count_from(&self, from: Timestamp) -> i64 {
         match &self.indexed {
@@ -113,6 +121,15 @@ impl Indexed {
             status: column(&fleet.status)?,
             keys: [column(&fleet.source)?, column(&fleet.host)?, column(&fleet.entry_device)?],
         })
+    }
+
+    fn count_few(&self, interval: Interval, most: i64) -> i64 {
+        let mut rows = 0;
+        self.index.each_bare(interval.from, Some(interval.to), |_| {
+            rows += 1;
+            rows < most
+        });
+        rows
     }
 
     fn count(&self, from: Timestamp, to: Option<Timestamp>) -> i64 {

@@ -60,6 +60,12 @@ impl Rows {
             .unwrap_or(0)
     }
 
+    /// The same, but no more than `most`.
+    pub fn count_few(&self, interval: Interval, most: i64) -> i64 {
+        let sql = format!("select count(*) from (select {} limit {most}) few", self.within());
+        select_planned(&sql, &ends(interval), |row| row.int(1)).pop().unwrap_or(0)
+    }
+
     /// How many rows there are from `from` on, to the end of time.
     pub fn count_from(&self, from: Timestamp) -> i64 {
         // An interval with two ends, though nothing is later: the planner takes one with a single end for a third of the

@@ -44,6 +44,12 @@ const FLOOD: usize = if cfg!(feature = "torture") { 3_000 } else { 16 << 20 };
 /// Differences after which every key is written anew.
 const DIFFERENCES: i64 = if cfg!(feature = "torture") { 5 } else { 60 };
 
+/// More rows than this that have left the windows since the seal are not left to readers, who read them again at each call.
+const MOST_LEFT: i64 = 200;
+
+/// Longer than this the boundary does not stand still. Answers are corrected up to a day beyond it.
+const LONGEST_REST: i64 = HOUR;
+
 /// How a step went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -123,6 +129,46 @@ impl Ground {
     /// Remembers who is writing, once for each threshold and after it was committed.
     pub fn look(&self) -> Step {
         look(self.entries.oid)
+    }
+
+    /// Whether another seal would be as good as the present one, so that nothing need be written: no row has come since,
+    /// hardly any has left a window, and no late change waits. An idle database would otherwise write a new state every
+    /// few seconds, and end long queries on its standbys.
+    ///
+    /// Where the boundary stands decides nothing about what is right: a reader corrects for the time since, and writers
+    /// note what they change before it.
+    fn may_rest(&self) -> bool {
+        let threshold = capture::threshold(Seen::Statement);
+        let (Ok(shape), Some(threshold), Some(state)) =
+            (&self.shape, threshold, State::newest(Seen::Statement))
+        else {
+            return false;
+        };
+        let next = torture::clock() - settings::seal_lag_us();
+        let stands = state.is_complete()
+            && state.goal == threshold.moment
+            && (0..LONGEST_REST).contains(&next.saturating_sub(state.boundary))
+            && state::marker(Seen::Statement).is_none()
+            && shape.agrees_with(&state).is_ok();
+        if !stands {
+            return false;
+        }
+        let mut late = false;
+        each_pack(state.gen_, |_, _| {
+            late = true;
+            false
+        });
+        let come = Interval { from: state.boundary, to: next };
+        let left = [(state.day(), DAY), (state.hour(), HOUR)].map(|(counted, width)| Interval {
+            from: counted.from,
+            to: Interval::sealed(next, next, width).from,
+        });
+        let rows = FewRows::of(&self.entries, &self.fleet);
+        !late
+            && rows.read(|| {
+                rows.count_few(come, 1) == 0
+                    && left.into_iter().map(|left| rows.count_few(left, MOST_LEFT)).sum::<i64>() < MOST_LEFT
+            })
     }
 
     /// One chunk, under the transaction's one snapshot.
@@ -481,6 +527,11 @@ fn keep_keys(state: &mut State, changes: Changes, reset: bool) {
     state.maps.hosts = TopList::of(&keys.hosts);
     state.maps.devices = TopList::of(&keys.devices);
     store_keys(state.version, base, if base { &keys } else { &difference });
+}
+
+/// [`move_threshold_of`], where another seal would be of use.
+pub fn move_threshold_where_due(ground: &Ground) -> Step {
+    if ground.may_rest() { Step::Done } else { move_threshold_of(ground) }
 }
 
 /// Moves the capture threshold, when the seal has reached it: its own transaction, since nobody may look for writers
