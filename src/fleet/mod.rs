@@ -5,6 +5,7 @@ mod attachment;
 mod capture;
 mod clock;
 mod create;
+mod ddl;
 mod figures;
 pub mod late;
 mod oracle;
@@ -34,6 +35,7 @@ use serde_json::Value;
 pub fn register() {
     capture::register();
     roster::register();
+    ddl::register();
 }
 
 /// Whether there is a fleet to count.

@@ -7,6 +7,7 @@ pub mod background;
 pub mod bare;
 pub mod catalog;
 pub mod databases;
+pub mod event_trigger;
 pub mod identity;
 pub mod invalidation;
 pub mod json;

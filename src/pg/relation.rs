@@ -60,6 +60,25 @@ pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     found == pg_sys::AclResult::ACLCHECK_OK
 }
 
+/// Whether this session holds a relation locked against everybody else.
+pub fn is_locked_alone(relation: pg_sys::Oid) -> bool {
+    // SAFETY: looks into the backend's own list of its locks.
+    unsafe {
+        pg_sys::CheckRelationOidLockedByMe(relation, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE, true)
+    }
+}
+
+/// Whether a table that is locked has not a single page.
+pub fn has_no_page(relation: pg_sys::Oid) -> bool {
+    // SAFETY: the relation is locked and has a file.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let pages = pg_sys::RelationGetNumberOfBlocksInFork(opened, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        pages == 0
+    }
+}
+
 /// The type behind a domain, however deep; any other type is its own.
 pub fn base_type(of: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a syscache look-up inside a transaction; raises when the type is gone.
