@@ -51,7 +51,7 @@ lint: need-pg
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 	cargo clippy --all-targets $(CARGO_PG) --features torture -- -D warnings
 
-# Some tests run others' software: pg_cron, pg_partman, pglogical, wal2json, nginx, Alembic, MCP clients.
+# Some tests run others' software: pg_cron, pg_partman, pglogical, wal2json, pgaudit, nginx, Alembic, MCP clients.
 test-packages:
 	@scripts/setup-tests
 

@@ -9,6 +9,9 @@ use crate::schemas::INTERNAL;
 
 /// One of the remembered writers that is in progress in this snapshot, for people.
 pub fn still_writing(writers: &str) -> Option<String> {
+    if writers == "{}" {
+        return None;
+    }
     // Mostly there are none, and then a look at the activity of others costs more than all the rest of a step.
     let in_progress = select(
         "select writer::text from unnest($1::xid8[]) writer
