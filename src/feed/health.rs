@@ -4,7 +4,7 @@ use crate::fleet::Timestamp;
 use crate::fleet::sealed::progress::progress;
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::lock_for_writing_now;
-use crate::pg::scan::find_relation;
+use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::transaction::{Failure, attempt};
 use crate::schemas::INTERNAL;
 use pgrx::prelude::*;
@@ -117,6 +117,18 @@ pub fn set_note(feed: &str, note: Option<&str>) {
     );
 }
 
+/// Whether something is said of a feed.
+pub fn has_note(feed: &str) -> bool {
+    let mut found = false;
+    if let Some(table) = find_relation(INTERNAL, "feed_health") {
+        // feed is the first column, note the sixth.
+        scan(table, None, None, Seen::Latest, |row| {
+            found = found || row.text(1) == feed.as_bytes() && !row.text(6).is_empty();
+        });
+    }
+    found
+}
+
 /// Keeps how a tick of the sealer ended: well, with a reason why no more could be done, or with an error. False when our
 /// table is locked against writing.
 pub fn note_seal(result: &Result<Option<String>, Failure>) -> bool {
@@ -162,5 +174,6 @@ fn note(
 }
 
 fn describe(failure: &Failure) -> String {
-    format!("{}: {}", failure.sqlstate, failure.message)
+    let cure = failure.hint.as_ref().map_or_else(String::new, |hint| format!(". {hint}"));
+    format!("{}: {}{cure}", failure.sqlstate, failure.message)
 }

@@ -78,7 +78,7 @@ impl Due {
 
 fn host_unknown(message: String) -> Failure {
     // io_error
-    Failure { sqlstate: "58030".into(), message }
+    Failure { sqlstate: "58030".into(), message, hint: None }
 }
 
 /// The last part of a tick: writes what was found. False when our tables are locked against writing.

@@ -51,6 +51,8 @@ pub struct Failure {
     pub sqlstate: String,
     /// Its primary message.
     pub message: String,
+    /// What to do about it, if it says so.
+    pub hint: Option<String>,
 }
 
 impl From<&CaughtError> for Failure {
@@ -58,7 +60,11 @@ impl From<&CaughtError> for Failure {
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
-        Self { sqlstate: sqlstate(report.sql_error_code() as i32), message: report.message().to_owned() }
+        Self {
+            sqlstate: sqlstate(report.sql_error_code() as i32),
+            message: report.message().to_owned(),
+            hint: report.hint().map(str::to_owned),
+        }
     }
 }
 

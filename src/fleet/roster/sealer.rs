@@ -61,9 +61,9 @@ impl Ground {
             return Err(waits("tables of the extension are locked"));
         }
         if !lock_for_reading_now(fleet.devices) {
-            return Err(waits("devices are locked"));
+            return Err(Step::Waits(attachment::why_not_locked(fleet.devices, "devices")));
         }
-        let devices = lock(fleet.devices).ok_or(waits("the relation of devices is gone"))?;
+        let devices = lock(fleet.devices).ok_or_else(|| Step::Waits(attachment::dropped("devices")))?;
         // It may have been let go, or attached otherwise, before the lock was had.
         if attachment::read(Seen::Latest).as_ref() != Some(&fleet) {
             return Err(waits("the fleet has changed"));
