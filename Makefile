@@ -51,7 +51,7 @@ lint: need-pg
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 	cargo clippy --all-targets $(CARGO_PG) --features torture -- -D warnings
 
-# Some tests run others' software: pg_cron, pg_partman, pglogical, wal2json, nginx, Alembic, MCP clients.
+# Some tests run others' software: pg_cron, pg_partman, pglogical, wal2json, pgaudit, nginx, Alembic, MCP clients.
 test-packages:
 	@scripts/setup-tests
 
@@ -84,7 +84,7 @@ held: stage
 	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --test held -- --ignored --nocapture
 
 # Prints one Markdown table. SIZES="100000000" adds a size to 1 M and 10 M, a list replaces them; QUICK=1 takes fewer
-# samples. ONLY=read, write or access runs a part; ONLY=write ROWS='60 s late' of that the rows of ingest and retention so
+# samples. ONLY=read, write, access or ddl runs a part; ONLY=write ROWS='60 s late' of that the rows of ingest and retention so
 # named; ROWS='processor time' the figures that other work on the machine disturbs least. ONLY=queue is in no other run:
 # the memory of PostgreSQL's queue of row events for statements of 5 M rows, or of SIZES=50000000.
 bench: SIZES ?= $(BENCH_SIZES)

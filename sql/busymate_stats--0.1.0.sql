@@ -594,38 +594,17 @@ create function busymate_stats_internal.capture_change() returns trigger
 comment on function busymate_stats_internal.capture_change() is
     'Trigger: notes what is changed of a row of entries before the capture threshold.';
 
--- It sits on every DDL of the database, so it never raises. Where it does not run, a partition that has come costs a recount.
+-- It sits on every DDL of the database, so it returns at once unless the statement has made a partition of entries, and
+-- raises nothing. Where it does not run, a partition that has come costs a recount.
 create function busymate_stats_internal.note_empty_partitions() returns event_trigger
-    language plpgsql security definer
-    set search_path = pg_catalog, pg_temp
-    as $$
-begin
-    -- Loads the library, which looks at what others have put on a table before it lets this be written with the owner's
-    -- rights.
-    perform busymate_stats.version();
-    -- Partitions that this command has brought, and that hold no row: they are locked by it, so nobody is waited for.
-    if exists (select from busymate_stats_internal.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p') then
-        insert into busymate_stats_internal.seal_partitions
-        select leaf.oid, leaf.relfilenode, t.oid
-          from pg_locks own
-          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats_internal.capture_change'::regproc
-          join pg_class leaf on leaf.oid = own.relation and leaf.relkind = 'r'
-         where own.pid = pg_backend_pid() and own.locktype = 'relation' and own.mode = 'AccessExclusiveLock'
-           and own.database = (select oid from pg_database where datname = current_database())
-           and pg_relation_size(leaf.oid) = 0
-           and not exists (select from busymate_stats_internal.seal_partitions known
-                            where (known.leaf, known.file, known.trigger) = (leaf.oid, leaf.relfilenode, t.oid));
-    end if;
-exception when others then
-    return;
-end
-$$;
+    language c as 'MODULE_PATHNAME', 'note_empty_partitions_wrapper';
 comment on function busymate_stats_internal.note_empty_partitions() is
     'Event trigger: remembers partitions of entries that come without a row in them, so that they need not be counted.';
 
 -- A transaction that has changed late rows holds a lock on entries, and asks for one on late_changes at its commit. DROP and
 -- ALTER EXTENSION lock late_changes first, so the two would deadlock. The trigger fires for every extension and is not
--- passed a name: it looks for this one's in the statement's text.
+-- passed a name: it looks for this one's in the statement's text. It is not in C: where the library is gone, DROP EXTENSION
+-- still works.
 create function busymate_stats_internal.lock_fleet_first() returns event_trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -1355,7 +1334,7 @@ comment on column busymate_stats_internal.feed_health.last_refresh is 'When it w
 comment on column busymate_stats_internal.feed_health.duration is 'How long that refresh took.';
 comment on column busymate_stats_internal.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats_internal.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known.';
+comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known; what reading entries dated in the future costs.';
 comment on column busymate_stats_internal.feed_health.note_since is 'Since when there is something to note.';
 
 create function busymate_stats_internal.restore_publications() returns void
@@ -1438,12 +1417,23 @@ create view busymate_stats.health with (security_barrier = true) as
                    and not exists (select from pg_catalog.pg_depend d
                                     where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
                                       and d.deptype = 'e')) as disclosing
+    ),
+    -- The extension finds its tables by their schemas' names, this view by their OIDs.
+    renamed as (
+        select pg_catalog.string_agg(pg_catalog.format('schema %I is looked for as %I: run ALTER SCHEMA %1$I RENAME TO %2$I',
+                                                       n.nspname, own.schema), '; ') as problem
+          from (values ('busymate_stats_internal.seal_state'::pg_catalog.regclass, 'busymate_stats_internal'),
+                       ('busymate_stats.roles'::pg_catalog.regclass, 'busymate_stats'),
+                       ('public.service_stats'::pg_catalog.regclass, 'public')) own (relation, schema)
+          join pg_catalog.pg_class c on c.oid = own.relation
+          join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where n.nspname <> own.schema
     )
     select 'stats'::text as feed,
            kept.last_refresh,
            pg_catalog.clock_timestamp() - kept.last_refresh as age,
            kept.duration,
-           kept.last_error,
+           nullif(pg_catalog.concat_ws('; ', renamed.problem, kept.last_error), '') as last_error,
            case when not facts.attached or launcher.refresh_interval = interval '0' then false
                 else coalesce(kept.last_refresh < pg_catalog.clock_timestamp() - 3 * launcher.refresh_interval, true)
            end as stale,
@@ -1482,9 +1472,11 @@ create view busymate_stats.health with (security_barrier = true) as
            ) as detail
       from launcher
      cross join facts
+     cross join renamed
       left join busymate_stats_internal.feed_health kept on kept.feed = 'stats'
     union all
-    select 'seal', ticked.at, pg_catalog.clock_timestamp() - ticked.at, null, kept.last_error,
+    select 'seal', ticked.at, pg_catalog.clock_timestamp() - ticked.at, null,
+           nullif(pg_catalog.concat_ws('; ', renamed.problem, kept.last_error), ''),
            case when not facts.attached or launcher.seal_interval = interval '0' then false
                 -- What a standby is sent of the ticks is kept every 5 minutes.
                 else coalesce(ticked.at < pg_catalog.clock_timestamp()
@@ -1496,14 +1488,27 @@ create view busymate_stats.health with (security_barrier = true) as
            (launcher.state ->> 'preloaded')::boolean,
            launcher.state ->> 'launcher_pid' is not null,
            pg_catalog.jsonb_build_object(
-               'sealed', sealed.boundary is not null and sealed.far is null and marked.reason is null and kept.note is null,
+               'sealed', sealed.boundary is not null and sealed.far is null and marked.reason is null and kept.note is null
+                         and not coalesce(newest.is_counting, false) and renamed.problem is null,
                'boundary', sealed.boundary,
                'rows_sealed', sealed.total,
-               'reason', coalesce(marked.reason, kept.note, sealed.far),
+               'reason', coalesce(renamed.problem, marked.reason, kept.note,
+                                  case when newest.is_counting
+                                       then pg_catalog.format('entries are being counted, %s so far', newest.total) end,
+                                  sealed.far,
+                                  case when facts.attached and newest.is_counting is null and kept.last_error is null
+                                       then 'nothing is counted yet' end),
                'since', coalesce(marked.made_at, kept.note_since,
                                  case when sealed.far is not null then sealed.far_since end),
                'error_since', kept.error_since,
                'late_because', launcher.state -> 'late_because',
+               -- Only its own rows are counted, those of its siblings are not.
+               'entries_are_partition_of', (
+                   select i.inhparent::pg_catalog.regclass::text
+                     from busymate_stats_internal.attachment a
+                     join pg_catalog.pg_class c on c.oid = a.entries and c.relispartition
+                     join pg_catalog.pg_inherits i on i.inhrelid = c.oid),
+               'entries_ahead', ahead.note,
                'seal_interval', launcher.seal_interval,
                'verify_interval', launcher.verify_interval,
                'verified_at', verified.last_refresh,
@@ -1518,10 +1523,14 @@ create view busymate_stats.health with (security_barrier = true) as
                    'since', coalesce(devices.error_since, devices.note_since)))
       from launcher
      cross join facts
+     cross join renamed
       left join busymate_stats_internal.feed_health kept on kept.feed = 'seal'
      -- A tick that changes nothing is kept in memory alone.
      cross join lateral (
          select greatest(kept.last_refresh, (launcher.state ->> 'sealer_ticked_at')::pg_catalog.timestamptz)) ticked (at)
+      left join busymate_stats_internal.feed_health ahead on ahead.feed = 'stats'
+      left join (select s.boundary < s.goal as is_counting, s.total
+                   from busymate_stats_internal.seal_state s order by s.version desc limit 1) newest on true
       left join busymate_stats_internal.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total,
                         case when s.boundary > now.moment + interval '1 day' then 'sealed beyond the clock: it was set back'
@@ -1541,7 +1550,7 @@ create view busymate_stats.health with (security_barrier = true) as
            written.updated_at,
            pg_catalog.clock_timestamp() - written.updated_at,
            kept.duration,
-           kept.last_error,
+           nullif(pg_catalog.concat_ws('; ', renamed.problem, kept.last_error), ''),
            case when launcher.status_source = 'off' or launcher.status_interval = interval '0' then false
                 else coalesce(written.updated_at < pg_catalog.clock_timestamp() - 3 * launcher.status_interval, true)
            end,
@@ -1557,6 +1566,7 @@ create view busymate_stats.health with (security_barrier = true) as
                'last_report', report.last_refresh
            )
       from launcher
+     cross join renamed
       left join public.service_status written on written.id = 1
       left join busymate_stats_internal.feed_health kept on kept.feed = 'status'
       left join busymate_stats_internal.feed_health report on report.feed = 'report';

@@ -5,7 +5,7 @@
 //! What writes waits until both agree.
 
 use crate::error::UserError;
-use crate::pg::query::select;
+use crate::pg::scan::extension_version;
 use pgrx::prelude::*;
 
 /// The version of this library.
@@ -19,9 +19,7 @@ fn version() -> &'static str {
 
 /// The version of the extension in this database; `None` where it is not installed.
 pub fn installed() -> Option<String> {
-    let sql =
-        "select extversion::pg_catalog.text from pg_catalog.pg_extension where extname = 'busymate_stats'";
-    select(sql, &[], |row| row.text(1)).pop().flatten()
+    extension_version("busymate_stats")
 }
 
 /// Raises 55000 unless the extension in this database has the library's version.

@@ -381,9 +381,9 @@ fn the_function_serves_no_other_kind_of_trigger() {
 #[test]
 fn entries_that_cannot_be_sealed_leave_no_late_changes() {
     let mut fleet = fleet();
-    fleet.run("alter table public.entries alter host type char(20)");
+    fleet.run("alter table public.entries alter host type inet using null");
     fleet.wait_for_lag();
-    assert!(fleet.step("threshold").contains("a type whose text may differ"));
+    assert!(fleet.step("threshold").contains("has type inet, which cannot be counted ahead"));
     fleet.run(LATE);
     assert_eq!(fleet.late_changes(), 0);
     fleet.agrees();

@@ -28,7 +28,9 @@ fn an_error_is_shown_and_logged_once_and_heals() {
     let (_, mut witness) = fleet_in(&cluster, "witness");
     next_refresh(&mut client);
     client.batch_execute("alter table public.entries rename column host to hostname").unwrap();
-    assert_eq!(failed(&mut client), "42703: column \"host\" does not exist");
+    let renamed = "42703: column \"host\" of the attached relation public.entries does not exist. \
+                   Run SELECT busymate_stats.detach(), then attach it again with the column's new name: attach(…, host => '…').";
+    assert_eq!(failed(&mut client), renamed);
     let since = health(&mut client, "detail ->> 'error_since'");
     assert!(since.is_some());
     refreshes(&mut witness, 3);
@@ -43,7 +45,9 @@ fn an_error_is_shown_and_logged_once_and_heals() {
     assert_eq!(logged(&cluster, "ERROR"), 0);
 
     client.batch_execute("drop table public.entries").unwrap();
-    assert_eq!(failed(&mut client), "42P01: the attached relation of entries no longer exists");
+    let dropped = "42P01: the attached relation of entries no longer exists. \
+                   Run SELECT busymate_stats.detach(), then attach the relation that took its place.";
+    assert_eq!(failed(&mut client), dropped);
 }
 
 #[test]

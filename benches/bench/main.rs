@@ -5,6 +5,7 @@
 mod harness;
 
 mod access;
+mod ddl;
 mod devices;
 mod fleet;
 mod ingest;
@@ -82,6 +83,7 @@ enum Part {
     Read,
     Write,
     Access,
+    Ddl,
     Queue,
 }
 
@@ -92,8 +94,9 @@ fn part() -> Option<Part> {
         "read" => Some(Part::Read),
         "write" => Some(Part::Write),
         "access" => Some(Part::Access),
+        "ddl" => Some(Part::Ddl),
         "queue" => Some(Part::Queue),
-        other => panic!("BENCH_ONLY: {other} is none of read, write, access, queue"),
+        other => panic!("BENCH_ONLY: {other} is none of read, write, access, ddl, queue"),
     }
 }
 
@@ -126,7 +129,11 @@ fn main() {
     // `cargo bench` hands its own arguments through.
     let plan = Plan::from_environment();
     let part = part();
-    let needed = if matches!(part, Some(Part::Queue)) { queue::room(&plan) } else { machine::room(&plan) };
+    let needed = match part {
+        Some(Part::Queue) => queue::room(&plan),
+        Some(Part::Ddl) => ddl::ROOM,
+        _ => machine::room(&plan),
+    };
     machine::require_room(needed);
     let cluster = server::start();
     let mut report = Report::default();
@@ -138,6 +145,7 @@ fn main() {
             access::capability(&plan, &cluster, &largest, &mut report);
             fleet::drop(&cluster, &largest);
             write_part(&plan, &cluster, &mut report);
+            ddl::beside_a_fleet(&plan, &cluster, &mut report);
         }
         Some(Part::Read) => drop(read_part(&plan, &cluster, &mut report)),
         Some(Part::Write) => write_part(&plan, &cluster, &mut report),
@@ -148,6 +156,7 @@ fn main() {
             server::let_reader_in(&mut client);
             access::capability(&plan, &cluster, &fleet, &mut report);
         }
+        Some(Part::Ddl) => ddl::beside_a_fleet(&plan, &cluster, &mut report),
         Some(Part::Queue) => queue::memory(&plan, &cluster, &mut report),
     }
     machine::load_average("end", &mut report);

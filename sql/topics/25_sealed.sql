@@ -114,38 +114,17 @@ create function busymate_stats_internal.capture_change() returns trigger
 comment on function busymate_stats_internal.capture_change() is
     'Trigger: notes what is changed of a row of entries before the capture threshold.';
 
--- It sits on every DDL of the database, so it never raises. Where it does not run, a partition that has come costs a recount.
+-- It sits on every DDL of the database, so it returns at once unless the statement has made a partition of entries, and
+-- raises nothing. Where it does not run, a partition that has come costs a recount.
 create function busymate_stats_internal.note_empty_partitions() returns event_trigger
-    language plpgsql security definer
-    set search_path = pg_catalog, pg_temp
-    as $$
-begin
-    -- Loads the library, which looks at what others have put on a table before it lets this be written with the owner's
-    -- rights.
-    perform busymate_stats.version();
-    -- Partitions that this command has brought, and that hold no row: they are locked by it, so nobody is waited for.
-    if exists (select from busymate_stats_internal.attachment a join pg_class c on c.oid = a.entries and c.relkind = 'p') then
-        insert into busymate_stats_internal.seal_partitions
-        select leaf.oid, leaf.relfilenode, t.oid
-          from pg_locks own
-          join pg_trigger t on t.tgrelid = own.relation and t.tgfoid = 'busymate_stats_internal.capture_change'::regproc
-          join pg_class leaf on leaf.oid = own.relation and leaf.relkind = 'r'
-         where own.pid = pg_backend_pid() and own.locktype = 'relation' and own.mode = 'AccessExclusiveLock'
-           and own.database = (select oid from pg_database where datname = current_database())
-           and pg_relation_size(leaf.oid) = 0
-           and not exists (select from busymate_stats_internal.seal_partitions known
-                            where (known.leaf, known.file, known.trigger) = (leaf.oid, leaf.relfilenode, t.oid));
-    end if;
-exception when others then
-    return;
-end
-$$;
+    language c as 'MODULE_PATHNAME', 'note_empty_partitions_wrapper';
 comment on function busymate_stats_internal.note_empty_partitions() is
     'Event trigger: remembers partitions of entries that come without a row in them, so that they need not be counted.';
 
 -- A transaction that has changed late rows holds a lock on entries, and asks for one on late_changes at its commit. DROP and
 -- ALTER EXTENSION lock late_changes first, so the two would deadlock. The trigger fires for every extension and is not
--- passed a name: it looks for this one's in the statement's text.
+-- passed a name: it looks for this one's in the statement's text. It is not in C: where the library is gone, DROP EXTENSION
+-- still works.
 create function busymate_stats_internal.lock_fleet_first() returns event_trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp

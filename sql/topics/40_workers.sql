@@ -16,7 +16,7 @@ comment on column busymate_stats_internal.feed_health.last_refresh is 'When it w
 comment on column busymate_stats_internal.feed_health.duration is 'How long that refresh took.';
 comment on column busymate_stats_internal.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats_internal.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known.';
+comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known; what reading entries dated in the future costs.';
 comment on column busymate_stats_internal.feed_health.note_since is 'Since when there is something to note.';
 
 create function busymate_stats_internal.restore_publications() returns void
@@ -99,12 +99,23 @@ create view busymate_stats.health with (security_barrier = true) as
                    and not exists (select from pg_catalog.pg_depend d
                                     where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
                                       and d.deptype = 'e')) as disclosing
+    ),
+    -- The extension finds its tables by their schemas' names, this view by their OIDs.
+    renamed as (
+        select pg_catalog.string_agg(pg_catalog.format('schema %I is looked for as %I: run ALTER SCHEMA %1$I RENAME TO %2$I',
+                                                       n.nspname, own.schema), '; ') as problem
+          from (values ('busymate_stats_internal.seal_state'::pg_catalog.regclass, 'busymate_stats_internal'),
+                       ('busymate_stats.roles'::pg_catalog.regclass, 'busymate_stats'),
+                       ('public.service_stats'::pg_catalog.regclass, 'public')) own (relation, schema)
+          join pg_catalog.pg_class c on c.oid = own.relation
+          join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where n.nspname <> own.schema
     )
     select 'stats'::text as feed,
            kept.last_refresh,
            pg_catalog.clock_timestamp() - kept.last_refresh as age,
            kept.duration,
-           kept.last_error,
+           nullif(pg_catalog.concat_ws('; ', renamed.problem, kept.last_error), '') as last_error,
            case when not facts.attached or launcher.refresh_interval = interval '0' then false
                 else coalesce(kept.last_refresh < pg_catalog.clock_timestamp() - 3 * launcher.refresh_interval, true)
            end as stale,
@@ -143,9 +154,11 @@ create view busymate_stats.health with (security_barrier = true) as
            ) as detail
       from launcher
      cross join facts
+     cross join renamed
       left join busymate_stats_internal.feed_health kept on kept.feed = 'stats'
     union all
-    select 'seal', ticked.at, pg_catalog.clock_timestamp() - ticked.at, null, kept.last_error,
+    select 'seal', ticked.at, pg_catalog.clock_timestamp() - ticked.at, null,
+           nullif(pg_catalog.concat_ws('; ', renamed.problem, kept.last_error), ''),
            case when not facts.attached or launcher.seal_interval = interval '0' then false
                 -- What a standby is sent of the ticks is kept every 5 minutes.
                 else coalesce(ticked.at < pg_catalog.clock_timestamp()
@@ -157,14 +170,27 @@ create view busymate_stats.health with (security_barrier = true) as
            (launcher.state ->> 'preloaded')::boolean,
            launcher.state ->> 'launcher_pid' is not null,
            pg_catalog.jsonb_build_object(
-               'sealed', sealed.boundary is not null and sealed.far is null and marked.reason is null and kept.note is null,
+               'sealed', sealed.boundary is not null and sealed.far is null and marked.reason is null and kept.note is null
+                         and not coalesce(newest.is_counting, false) and renamed.problem is null,
                'boundary', sealed.boundary,
                'rows_sealed', sealed.total,
-               'reason', coalesce(marked.reason, kept.note, sealed.far),
+               'reason', coalesce(renamed.problem, marked.reason, kept.note,
+                                  case when newest.is_counting
+                                       then pg_catalog.format('entries are being counted, %s so far', newest.total) end,
+                                  sealed.far,
+                                  case when facts.attached and newest.is_counting is null and kept.last_error is null
+                                       then 'nothing is counted yet' end),
                'since', coalesce(marked.made_at, kept.note_since,
                                  case when sealed.far is not null then sealed.far_since end),
                'error_since', kept.error_since,
                'late_because', launcher.state -> 'late_because',
+               -- Only its own rows are counted, those of its siblings are not.
+               'entries_are_partition_of', (
+                   select i.inhparent::pg_catalog.regclass::text
+                     from busymate_stats_internal.attachment a
+                     join pg_catalog.pg_class c on c.oid = a.entries and c.relispartition
+                     join pg_catalog.pg_inherits i on i.inhrelid = c.oid),
+               'entries_ahead', ahead.note,
                'seal_interval', launcher.seal_interval,
                'verify_interval', launcher.verify_interval,
                'verified_at', verified.last_refresh,
@@ -179,10 +205,14 @@ create view busymate_stats.health with (security_barrier = true) as
                    'since', coalesce(devices.error_since, devices.note_since)))
       from launcher
      cross join facts
+     cross join renamed
       left join busymate_stats_internal.feed_health kept on kept.feed = 'seal'
      -- A tick that changes nothing is kept in memory alone.
      cross join lateral (
          select greatest(kept.last_refresh, (launcher.state ->> 'sealer_ticked_at')::pg_catalog.timestamptz)) ticked (at)
+      left join busymate_stats_internal.feed_health ahead on ahead.feed = 'stats'
+      left join (select s.boundary < s.goal as is_counting, s.total
+                   from busymate_stats_internal.seal_state s order by s.version desc limit 1) newest on true
       left join busymate_stats_internal.feed_health verified on verified.feed = 'verify'
       left join (select s.boundary, s.total,
                         case when s.boundary > now.moment + interval '1 day' then 'sealed beyond the clock: it was set back'
@@ -202,7 +232,7 @@ create view busymate_stats.health with (security_barrier = true) as
            written.updated_at,
            pg_catalog.clock_timestamp() - written.updated_at,
            kept.duration,
-           kept.last_error,
+           nullif(pg_catalog.concat_ws('; ', renamed.problem, kept.last_error), ''),
            case when launcher.status_source = 'off' or launcher.status_interval = interval '0' then false
                 else coalesce(written.updated_at < pg_catalog.clock_timestamp() - 3 * launcher.status_interval, true)
            end,
@@ -218,6 +248,7 @@ create view busymate_stats.health with (security_barrier = true) as
                'last_report', report.last_refresh
            )
       from launcher
+     cross join renamed
       left join public.service_status written on written.id = 1
       left join busymate_stats_internal.feed_health kept on kept.feed = 'status'
       left join busymate_stats_internal.feed_health report on report.feed = 'report';

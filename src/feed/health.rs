@@ -6,7 +6,7 @@ use crate::fleet::sealed::progress::progress;
 use crate::pg::identity;
 use crate::pg::query::{Param, execute, select_latest};
 use crate::pg::relation::lock_for_writing_now;
-use crate::pg::scan::find_relation;
+use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::shared;
 use crate::pg::transaction::{Failure, attempt_within};
 use crate::schemas::INTERNAL;
@@ -146,7 +146,7 @@ pub fn tell_ended(feed: &str, message: &str) -> Round {
         return Round::Locked;
     }
     // query_canceled, as where the worker's own time limit ends it.
-    let failure = Failure { sqlstate: "57014".into(), message: message.into(), out_of_time: false };
+    let failure = Failure { sqlstate: "57014".into(), message: message.into(), ..Failure::default() };
     record_and_log(feed, &Err(failure))
 }
 
@@ -184,6 +184,18 @@ pub fn set_note(feed: &str, note: Option<&str>) {
                                   then coalesce(kept.note_since, excluded.note_since) end",
         &[Param::Text(feed), Param::Text(note.unwrap_or_default())],
     );
+}
+
+/// Whether something is said of a feed.
+pub fn has_note(feed: &str) -> bool {
+    let mut found = false;
+    if let Some(table) = find_relation(INTERNAL, "feed_health") {
+        // feed is the first column, note the sixth.
+        scan(table, None, None, Seen::Latest, |row| {
+            found = found || row.text(1) == feed.as_bytes() && !row.text(6).is_empty();
+        });
+    }
+    found
 }
 
 /// Keeps how a tick of the sealer ended: well, with a reason why no more could be done, or with an error. False when our
@@ -245,5 +257,6 @@ fn ticked(feed: &str) {
 }
 
 fn describe(failure: &Failure) -> String {
-    format!("{}: {}", failure.sqlstate, failure.message)
+    let cure = failure.hint.as_ref().map_or_else(String::new, |hint| format!(". {hint}"));
+    format!("{}: {}{cure}", failure.sqlstate, failure.message)
 }

@@ -3,6 +3,7 @@
 use super::health::{self, Refresh};
 use super::{Round, WRITE_MS};
 use crate::access::clear_expired_tokens;
+use crate::fleet::SnapshotNow;
 use crate::pg::query::{Param, execute};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
@@ -22,9 +23,10 @@ const FEED: &str = "stats";
 fn refresh_stats() -> TimestampWithTimeZone {
     version::require_match();
     let started = Instant::now();
-    let (snapshot, as_of) = fleet::snapshot_now();
-    store(&snapshot, as_of);
+    let SnapshotNow { value, as_of, note } = fleet::snapshot_now();
+    store(&value, as_of);
     health::record(FEED, &Ok(Refresh { as_of, duration: started.elapsed() }));
+    keep_note(note.as_deref());
     restore_publications();
     clear_expired_tokens();
     fleet::timestamp(as_of)
@@ -51,15 +53,23 @@ pub fn tick(limit_ms: i32) -> Round {
     if let Ok(false) = cleared {
         return Round::Locked;
     }
-    let result = computed.and_then(|(snapshot, as_of)| {
+    let result = computed.and_then(|SnapshotNow { value, as_of, note }| {
         attempt_within(WRITE_MS, || {
-            store(&snapshot, as_of);
+            store(&value, as_of);
+            keep_note(note.as_deref());
             Refresh { as_of, duration: started.elapsed() }
         })
     });
     let result = result.and_then(|refresh| attempt_within(WRITE_MS, restore_publications).map(|()| refresh));
     let result = result.and_then(|refresh| cleared.map(|_| refresh));
     health::record_and_log(FEED, &result)
+}
+
+/// Keeps what is to be said of what reading costs. Mostly there is nothing, and nothing is run then.
+fn keep_note(note: Option<&str>) {
+    if note.is_some() || health::has_note(FEED) {
+        health::set_note(FEED, note);
+    }
 }
 
 fn store(snapshot: &Value, as_of: fleet::Timestamp) {

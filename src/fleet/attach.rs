@@ -1,12 +1,13 @@
 //! Taking a fleet on, and letting it go.
 
 use super::attachment::{self, Attachment};
+use super::sealed::state::{reads_the_same_everywhere, type_obstacle};
 use super::{roster, triggers};
 use crate::error::UserError;
 use crate::pg::argument::{Name, RegClass};
 use crate::pg::identity::{as_owner, current_role, owns_relation};
 use crate::pg::query::{Param, execute, select, select_latest};
-use crate::pg::relation::{LockedRelation, base_type, lock};
+use crate::pg::relation::{LockedRelation, base_type, column_number, column_type, lock};
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::shared::announce_at_commit;
 use crate::schemas::INTERNAL;
@@ -123,6 +124,7 @@ pub fn attach_as(request: &AttachRequest) {
         }
         triggers::create(&entries.0, request);
         roster::triggers::create(&devices.0, request);
+        entries.notice_types(request);
         forget_attachment();
         execute(
             "insert into busymate_stats_internal.attachment
@@ -326,6 +328,26 @@ impl Checked {
             &request.source,
             &request.entry_device,
         ]);
+    }
+
+    /// A type that is exact and slow should not come as a surprise.
+    fn notice_types(&self, request: &AttachRequest) {
+        let [_, host, _, source, device] = request.counted_columns();
+        for column in [host, source, device].into_iter().filter(|_| self.is_table()) {
+            let kind = column_type(self.0.oid, column_number(self.0.oid, column));
+            if !reads_the_same_everywhere(kind) {
+                let (name, quoted) = (&self.0.name, quote_identifier(column));
+                ereport!(
+                    PgLogLevel::NOTICE,
+                    PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+                    type_obstacle(column, name, kind),
+                    format!(
+                        "Figures are exact, and each call of get_stats() reads every entry. To have them counted ahead, run \
+                         ALTER TABLE {name} ALTER COLUMN {quoted} TYPE text."
+                    )
+                );
+            }
+        }
     }
 
     fn check_devices(&self, request: &AttachRequest) {

@@ -1,8 +1,9 @@
 //! Which relations, and which of their columns, make up the fleet.
 
 use crate::error::UserError;
-use crate::pg::relation::{LockedRelation, lock};
-use crate::pg::scan::{Seen, find_schema, relation_in, scan};
+use crate::pg::query::select_latest;
+use crate::pg::relation::{LockedRelation, column_number, is_there, lock};
+use crate::pg::scan::{Seen, find_relation, find_schema, relation_in, scan};
 use crate::schemas::INTERNAL;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -45,6 +46,23 @@ impl Attachment {
     pub fn counted_columns(&self) -> [&String; 5] {
         [&self.entry_time, &self.host, &self.status, &self.source, &self.entry_device]
     }
+
+    /// The arguments of attach() that name them.
+    pub const COUNTED_ARGUMENTS: [&str; 5] = ["entry_time", "host", "status", "source", "entry_device"];
+
+    /// The columns of devices that are read, with the arguments of attach() that name them.
+    pub fn device_columns(&self) -> [(&String, &'static str); 4] {
+        let seen = match &self.online {
+            Some(online) => (online, "online"),
+            None => (&self.last_seen, "last_seen"),
+        };
+        [
+            (&self.device_key, "device_key"),
+            (&self.device_name, "device_name"),
+            (&self.connection_type, "connection_type"),
+            seen,
+        ]
+    }
 }
 
 /// The attachment that the running statement sees, or the latest.
@@ -82,20 +100,85 @@ pub fn read_in(schema: pg_sys::Oid, seen: Seen) -> Option<Option<Attachment>> {
 ///
 /// PostgREST makes 404 of it, and 500 of 55000, which gateways report as a broken server.
 pub fn raise_nothing_attached() -> ! {
+    if find_relation(INTERNAL, "attachment").is_none() {
+        raise_schema_renamed();
+    }
     UserError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, "no fleet is attached")
         .hint("Run SELECT busymate_stats.attach('entries', 'devices'), or SELECT busymate_stats.create_fleet_tables() to start from nothing.")
         .raise()
 }
 
-/// Locks the attached entries; raises 42P01 when they have been dropped, and 55000 when they
-/// have another owner by now.
+/// Raises 3F000: the tables of the extension are not where they are looked for.
+fn raise_schema_renamed() -> ! {
+    let present = select_latest(
+        "select pg_catalog.quote_ident(n.nspname)
+           from pg_catalog.pg_depend d
+           join pg_catalog.pg_extension e on e.oid operator(pg_catalog.=) d.refobjid
+           join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) d.objid
+           join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+          where d.classid operator(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+            and d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+            and e.extname operator(pg_catalog.=) 'busymate_stats' and c.relname operator(pg_catalog.=) 'attachment'",
+        &[],
+        |row| row.text(1).unwrap_or_default(),
+    );
+    let error = UserError::new(
+        PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
+        format!("schema {INTERNAL} of the extension has another name"),
+    );
+    match present.first() {
+        Some(present) => error.hint(format!("Run ALTER SCHEMA {present} RENAME TO {INTERNAL}.")).raise(),
+        None => error.raise(),
+    }
+}
+
+/// Locks the attached entries; raises 42P01 when they have been dropped, 55000 when they have another owner by now, and
+/// 42703 when a column has gone.
 pub fn lock_entries(fleet: &Attachment) -> LockedRelation {
-    lock_attached(fleet.entries, fleet.owners[0], "entries")
+    let locked = lock_attached(fleet.entries, fleet.owners[0], "entries");
+    require_columns(&locked, fleet.counted_columns().into_iter().zip(Attachment::COUNTED_ARGUMENTS));
+    locked
 }
 
 /// The same of the attached devices.
 pub fn lock_devices(fleet: &Attachment) -> LockedRelation {
-    lock_attached(fleet.devices, fleet.owners[1], "devices")
+    let locked = lock_attached(fleet.devices, fleet.owners[1], "devices");
+    require_columns(&locked, fleet.device_columns().into_iter());
+    locked
+}
+
+/// PostgreSQL would name neither the relation nor what to do.
+fn require_columns<'a>(relation: &LockedRelation, columns: impl Iterator<Item = (&'a String, &'static str)>) {
+    for (column, argument) in columns {
+        if column_number(relation.oid, column) == 0 {
+            UserError::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                format!("column \"{column}\" of the attached relation {} does not exist", relation.name),
+            )
+            .detail("It was renamed or dropped after the relation was attached.")
+            .hint(attach_again(argument))
+            .raise()
+        }
+    }
+}
+
+/// What to do when a column has another name by now.
+pub fn attach_again(argument: &str) -> String {
+    format!(
+        "Run SELECT busymate_stats.detach(), then attach it again with the column's new name: attach(…, {argument} => '…')."
+    )
+}
+
+/// Why a relation cannot be locked without waiting: somebody holds a lock, or it was dropped.
+pub fn why_not_locked(relation: pg_sys::Oid, part: &str) -> String {
+    if is_there(relation) { format!("{part} are locked") } else { dropped(part) }
+}
+
+/// What is said of an attached relation that was dropped.
+pub fn dropped(part: &str) -> String {
+    format!(
+        "the attached relation of {part} was dropped: run SELECT busymate_stats.detach(), then attach the one that took its place"
+    )
 }
 
 /// The relation is read with its owner's rights, so it must be the owner who has attached it.

@@ -5,6 +5,7 @@ mod attachment;
 mod capture;
 mod clock;
 mod create;
+mod ddl;
 mod figures;
 pub mod late;
 mod oracle;
@@ -34,6 +35,7 @@ use serde_json::Value;
 pub fn register() {
     capture::register();
     roster::register();
+    ddl::register();
 }
 
 /// Whether there is a fleet to count.
@@ -45,10 +47,21 @@ fn may_read() -> bool {
     caller_grants().hold("stats", "view")
 }
 
-/// The snapshot at this moment, under the active snapshot, and the moment. Raises 42P01 when no fleet is attached.
-pub fn snapshot_now() -> (Value, Timestamp) {
+/// A snapshot, and what is known of it beside.
+pub struct SnapshotNow {
+    /// The snapshot.
+    pub value: Value,
+    /// Its moment.
+    pub as_of: Timestamp,
+    /// What is to be said of what it costs, if anything.
+    pub note: Option<String>,
+}
+
+/// The snapshot at this moment, under the active snapshot. Raises 42P01 when no fleet is attached.
+pub fn snapshot_now() -> SnapshotNow {
     let as_of = clock::now_in_whole_milliseconds();
-    (snapshot_at(as_of, Way::Sealed), as_of)
+    let (figures, _) = figures_and_way(as_of, Way::Sealed);
+    SnapshotNow { value: figures.snapshot(), as_of, note: figures.ahead.told() }
 }
 
 /// How figures are come by.
@@ -64,8 +77,13 @@ fn snapshot_at(as_of: Timestamp, way: Way) -> Value {
     snapshot_and_way(as_of, way).0
 }
 
-/// The snapshot, and the way it was come by in the end.
 fn snapshot_and_way(as_of: Timestamp, asked: Way) -> (Value, Way) {
+    let (figures, way) = figures_and_way(as_of, asked);
+    (figures.snapshot(), way)
+}
+
+/// The figures, and the way that they were computed in the end.
+fn figures_and_way(as_of: Timestamp, asked: Way) -> (Figures, Way) {
     let fleet = attachment::read(Seen::Statement).unwrap_or_else(|| attachment::raise_nothing_attached());
     // Each is locked before its owner is looked at, who cannot change under a lock; and devices not before entries were
     // read, which may take long where they are no table: DROP EXTENSION takes a trigger off devices.
@@ -105,7 +123,7 @@ fn snapshot_and_way(as_of: Timestamp, asked: Way) -> (Value, Way) {
         }
         figures.top_devices = oracle::name_devices(&fleet, &devices, busiest);
     });
-    (figures.snapshot(), way)
+    (figures, way)
 }
 
 fn required(as_of: Option<TimestampWithTimeZone>) -> Timestamp {
@@ -125,7 +143,7 @@ fn required(as_of: Option<TimestampWithTimeZone>) -> Timestamp {
 /// The fleet's statistics, computed at each call; NULL without `stats:view`.
 #[pg_extern(stable, parallel_restricted)]
 fn get_stats() -> Option<pgrx::JsonB> {
-    within_lock_timeout(|| may_read().then(|| pgrx::JsonB(snapshot_now().0)))
+    within_lock_timeout(|| may_read().then(|| pgrx::JsonB(snapshot_now().value)))
 }
 
 /// Runs a read that an API serves. It gives up a lock after two seconds: requests that wait behind an ALTER TABLE on

@@ -4,9 +4,9 @@
 //! only leaf. The columns of the root are part of every state, and so is each leaf that a state has counted. A leaf that has
 //! gone takes its count with it; one that has come must have come empty. Anything else, and all is counted anew.
 
-use super::attachment::Attachment;
+use super::attachment::{Attachment, attach_again};
 use super::clock::Timestamp;
-use super::sealed::state::{State, reads_the_same_everywhere};
+use super::sealed::state::{State, reads_the_same_everywhere, type_obstacle};
 use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER};
 use crate::pg::catalog::{Version, column_version, has_children, trigger_version};
 use crate::pg::identity::database_is_utf8;
@@ -213,7 +213,10 @@ fn columns_fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<
     for (place, column) in fleet.counted_columns().into_iter().enumerate() {
         let number = column_number(relation.oid, column);
         if number <= 0 {
-            return Err(format!("column \"{column}\" is missing in {name}"));
+            return Err(format!(
+                "column \"{column}\" is missing in {name}. {}",
+                attach_again(Attachment::COUNTED_ARGUMENTS[place])
+            ));
         }
         if place == 0 && !is_not_null(relation.oid, number) {
             return Err(format!("column \"{column}\" of {name} may be null"));
@@ -223,7 +226,7 @@ fn columns_fingerprint(relation: &LockedRelation, fleet: &Attachment) -> Result<
         }
         let kind = column_type(relation.oid, number);
         if place != 0 && place != 2 && !reads_the_same_everywhere(kind) {
-            return Err(format!("column \"{column}\" of {name} has a type whose text may differ"));
+            return Err(type_obstacle(column, name, kind));
         }
         let version = column_version(relation.oid, number);
         fingerprint.push_str(&format!(" {number}:{} {version:?}", kind.to_u32()));

@@ -59,7 +59,7 @@ struct Database;
 
 impl Feeds for Database {
     fn stats(&self) -> Feed {
-        fleet::within_lock_timeout(|| guarded("stats", || Some(fleet::snapshot_now().0)))
+        fleet::within_lock_timeout(|| guarded("stats", || Some(fleet::snapshot_now().value)))
     }
 
     fn status(&self) -> Feed {

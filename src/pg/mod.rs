@@ -9,6 +9,7 @@ pub mod backtrace;
 pub mod bare;
 pub mod catalog;
 pub mod databases;
+pub mod event_trigger;
 pub mod identity;
 pub mod invalidation;
 pub mod json;

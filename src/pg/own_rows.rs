@@ -125,7 +125,7 @@ pub fn insert_rows<'a, const WIDTH: usize>(
             let indexes = Indexes::open(relation);
             let command = raw::GetCurrentCommandId(true);
             let mut pushed = false;
-            while let Some(row) = rows.next() {
+            for row in rows.by_ref() {
                 // A value that is stored out of line asks for a snapshot, and at the end of a transaction the last
                 // statement's has gone.
                 let is_long = row.iter().any(|value| value.bytes().len() > INLINE);

@@ -53,6 +53,12 @@ pub fn lock(relation: pg_sys::Oid) -> Option<LockedRelation> {
     }
 }
 
+/// Whether a relation is there, as far as is known without a lock.
+pub fn is_there(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache look-up in a transaction.
+    unsafe { pg_sys::get_rel_relkind(relation) != 0 }
+}
+
 /// Whether `role` may read every column of a relation that is locked.
 pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: syscache look-ups for a relation that is there.
@@ -60,10 +66,46 @@ pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     found == pg_sys::AclResult::ACLCHECK_OK
 }
 
+/// Whether this session holds a relation locked against everybody else.
+pub fn is_locked_alone(relation: pg_sys::Oid) -> bool {
+    // SAFETY: looks into the backend's own list of its locks.
+    unsafe {
+        pg_sys::CheckRelationOidLockedByMe(relation, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE, true)
+    }
+}
+
+/// Whether a table that is locked has not a single page.
+pub fn has_no_page(relation: pg_sys::Oid) -> bool {
+    // SAFETY: the relation is locked and has a file.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let pages = pg_sys::RelationGetNumberOfBlocksInFork(opened, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        pages == 0
+    }
+}
+
 /// The type behind a domain, however deep; any other type is its own.
 pub fn base_type(of: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a syscache look-up inside a transaction; raises when the type is gone.
     unsafe { pg_sys::getBaseType(of) }
+}
+
+/// The name of a type, as SQL has it.
+pub fn type_name(of: pg_sys::Oid) -> String {
+    // SAFETY: a syscache look-up in a transaction; the name is a copy that ends with NUL, also for a type that is gone.
+    unsafe { CStr::from_ptr(pg_sys::format_type_be(of)).to_string_lossy().into_owned() }
+}
+
+/// Whether a type is citext, which is stored, written and cast as text is. The extension keeps its cast as it is.
+pub fn is_citext(kind: pg_sys::Oid) -> bool {
+    // SAFETY: reads catalogs in a transaction, told not to raise.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"citext".as_ptr(), true);
+        extension != pg_sys::InvalidOid
+            && pg_sys::getExtensionOfObject(pg_sys::TypeRelationId, kind) == extension
+            && pg_sys::IsBinaryCoercible(kind, pg_sys::TEXTOID)
+    }
 }
 
 /// Locks `relation` ROW EXCLUSIVE for writing until the transaction ends, unless somebody holds a lock against it:

@@ -145,6 +145,18 @@ pub fn find_relation(schema: &str, relation: &str) -> Option<pg_sys::Oid> {
     relation_in(find_schema(schema)?, relation)
 }
 
+/// The version of an extension in this database; `None` where it is not installed.
+pub fn extension_version(name: &str) -> Option<String> {
+    let mut version = None;
+    // pg_extension: extname is its second column, of type name, and extversion the sixth, of type text.
+    scan(pg_sys::ExtensionRelationId, None, None, Seen::Latest, |row| {
+        if row.name(2).as_deref() == Some(name) {
+            version = Some(String::from_utf8_lossy(&row.text(6)).into_owned());
+        }
+    });
+    version
+}
+
 /// Reads the rows of `table` whose first column, of type text, equals `first_column`, by `index`; all rows when it is
 /// `None`. Nothing when the table is gone.
 pub fn scan(

@@ -83,6 +83,12 @@ impl Slot {
                     Value::Text(pgrx::varlena::varlena_to_byte_slice(text))
                 }
             }
+            pg_sys::BPCHAROID => {
+                // SAFETY: as above; what is compressed or out of line is copied into the memory context.
+                let text = unsafe { pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()) };
+                // SAFETY: a varlena that is whole.
+                Value::Text(without_padding(unsafe { pgrx::varlena::varlena_to_byte_slice(text) }))
+            }
             _ => {
                 // SAFETY: the value is not null, and of this type; the text is copied into the memory context.
                 let text = unsafe { output(datum, kind) };
@@ -133,7 +139,13 @@ impl Slot {
     }
 }
 
-/// A value as its type's output function writes it.
+/// A char(n) as its cast to text gives it: without the spaces at its end, which are no part of its value.
+pub fn without_padding(text: &[u8]) -> &[u8] {
+    let end = text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    &text[..end]
+}
+
+/// A value as its cast to text gives it, where that is what the type's output function writes, and for char(n).
 ///
 /// # Safety
 /// `datum` is a non-null value of type `kind`.
@@ -144,7 +156,9 @@ pub unsafe fn datum_text(datum: pg_sys::Datum, kind: pg_sys::Oid) -> String {
         return String::from_utf8_lossy(&bytes).into_owned();
     }
     // SAFETY: by the caller's promise.
-    unsafe { output(datum, kind) }.to_string_lossy().into_owned()
+    let text = unsafe { output(datum, kind) };
+    let bytes = if kind == pg_sys::BPCHAROID { without_padding(text.to_bytes()) } else { text.to_bytes() };
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// What the type's output function writes, in the current memory context.
@@ -158,5 +172,18 @@ unsafe fn output<'a>(datum: pg_sys::Datum, kind: pg_sys::Oid) -> &'a CStr {
     unsafe {
         pg_sys::getTypeOutputInfo(kind, &mut function, &mut is_varlena);
         CStr::from_ptr(pg_sys::OidOutputFunctionCall(function, datum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_padding;
+
+    #[test]
+    fn only_spaces_at_the_end_are_padding() {
+        for (stored, value) in [("ab  ", "ab"), ("  ab c ", "  ab c"), ("   ", ""), ("", ""), ("a\t ", "a\t")]
+        {
+            assert_eq!(without_padding(stored.as_bytes()), value.as_bytes(), "{stored:?}");
+        }
     }
 }

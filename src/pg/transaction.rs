@@ -55,6 +55,8 @@ pub struct Failure {
     pub message: String,
     /// Whether the time of [`attempt_within`] was over.
     pub out_of_time: bool,
+    /// What to do about it, if it says so.
+    pub hint: Option<String>,
 }
 
 /// Characters of a message that are kept.
@@ -66,7 +68,12 @@ impl From<&CaughtError> for Failure {
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
         let message = report.message().chars().take(LONGEST_MESSAGE).collect();
-        Self { sqlstate: sqlstate(report.sql_error_code() as i32), message, out_of_time: false }
+        Self {
+            sqlstate: sqlstate(report.sql_error_code() as i32),
+            message,
+            hint: report.hint().map(str::to_owned),
+            out_of_time: false,
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 //! undoing it gives another version, and nothing more is needed to notice what happened in between.
 
 use super::TRIGGER;
-use crate::fleet::attachment::Attachment;
-use crate::fleet::sealed::state::reads_the_same_everywhere;
+use crate::fleet::attachment::{Attachment, attach_again};
+use crate::fleet::sealed::state::{reads_the_same_everywhere, type_obstacle};
 use crate::pg::catalog::{Version, column_version, has_children, label_versions, trigger_version};
 use crate::pg::identity::database_is_utf8;
 use crate::pg::relation::{LockedRelation, column_number, column_type, is_virtual, triggers};
@@ -74,7 +74,9 @@ pub fn obstacle(devices: &LockedRelation, fleet: &Attachment) -> Option<String> 
     for column in wanted {
         let number = column_number(devices.oid, column);
         if number <= 0 {
-            return Some(format!("column \"{column}\" is missing in {name}"));
+            let argument = fleet.device_columns().into_iter().find(|(name, _)| *name == column);
+            let cure = argument.map_or_else(String::new, |(_, argument)| attach_again(argument));
+            return Some(format!("column \"{column}\" is missing in {name}. {cure}"));
         }
         if is_virtual(devices.oid, number) {
             return Some(format!("column \"{column}\" of {name} is computed when it is read"));
@@ -83,5 +85,5 @@ pub fn obstacle(devices: &LockedRelation, fleet: &Attachment) -> Option<String> 
     let kind = column_type(devices.oid, column_number(devices.oid, wanted[0]));
     // An enum's labels may change, but not unnoticed.
     (!reads_the_same_everywhere(kind) && label_versions(kind).is_empty())
-        .then(|| format!("column \"{}\" of {name} has a type whose text may differ", wanted[0]))
+        .then(|| type_obstacle(wanted[0], name, kind))
 }

@@ -61,9 +61,9 @@ impl Ground {
             return Err(waits("tables of the extension are locked"));
         }
         if !lock_for_reading_now(fleet.devices) {
-            return Err(waits("devices are locked"));
+            return Err(Step::Waits(attachment::why_not_locked(fleet.devices, "devices")));
         }
-        let devices = lock(fleet.devices).ok_or(waits("the relation of devices is gone"))?;
+        let devices = lock(fleet.devices).ok_or_else(|| Step::Waits(attachment::dropped("devices")))?;
         // It may have been let go, or attached otherwise, before the lock was had.
         if attachment::read(Seen::Latest).as_ref() != Some(&fleet) {
             return Err(waits("the fleet has changed"));
@@ -164,13 +164,13 @@ impl Ground {
         if look.fingerprint != self.fingerprint {
             return Step::Waits("the relation of devices has changed since the look".into());
         }
-        let writers = match broken(Mutant::RosterLookInSnapshot) {
-            true => format!("{{{}}}", writers_of(self.devices.oid).unwrap_or_default().join(",")),
-            false => look.writers,
-        };
         if State::newest(Seen::Statement).is_some_and(|state| state.gen_ == capture.gen_) {
             return Step::Done;
         }
+        let writers = match broken(Mutant::RosterLookInSnapshot) {
+            true => format!("{{{}}}", writers_of(self.devices.oid).unwrap_or_default().join(",")),
+            false => look.writers(),
+        };
         if let Some(writer) = still_writing(&writers).filter(|_| !broken(Mutant::RosterNoDrain)) {
             return Step::Waits(writer);
         }
@@ -339,15 +339,27 @@ fn now() -> Timestamp {
 
 /// Who was writing when a threshold had just become known, and what the relation was like.
 struct Look {
-    writers: String,
+    gen_: i64,
     fingerprint: String,
 }
 
+impl Look {
+    /// The writers, as an array's text.
+    fn writers(&self) -> String {
+        let sql = "select writers::text from busymate_stats_internal.roster_look where gen = $1";
+        select(sql, &[Param::Int(self.gen_)], |row| row.text(1)).pop().flatten().unwrap_or_default()
+    }
+}
+
+/// Without SQL, for every tick asks.
 fn look_of(gen_: i64) -> Option<Look> {
-    select(
-        "select writers::text, fingerprint from busymate_stats_internal.roster_look where gen = $1",
-        &[Param::Int(gen_)],
-        |row| Look { writers: row.text(1).unwrap_or_default(), fingerprint: row.text(2).unwrap_or_default() },
-    )
-    .pop()
+    let table = find_relation(INTERNAL, "roster_look")?;
+    let mut found = None;
+    scan(table, None, None, Seen::Statement, |row| {
+        if row.int(1) == gen_ {
+            let fingerprint = String::from_utf8_lossy(&row.text(3)).into_owned();
+            found = Some(Look { gen_, fingerprint });
+        }
+    });
+    found
 }

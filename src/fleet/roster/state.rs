@@ -4,8 +4,9 @@ use super::moments::Portion;
 use crate::fleet::clock::Timestamp;
 use crate::fleet::sealed::counts::Counts;
 use crate::pg::query::{Param, execute, select_planned};
-use crate::pg::scan::{Seen, find_relation, newest};
+use crate::pg::scan::{Seen, find_relation, find_schema, newest, relation_in};
 use crate::schemas::INTERNAL;
+use pgrx::pg_sys;
 
 /// The devices, counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,8 +141,13 @@ pub struct Capture {
 impl Capture {
     /// The newest that is seen.
     pub fn newest(seen: Seen) -> Option<Self> {
-        let table = find_relation(INTERNAL, "roster_capture")?;
-        let index = find_relation(INTERNAL, "roster_capture_pkey")?;
+        Self::newest_in(find_schema(INTERNAL)?, seen)
+    }
+
+    /// The same for the extension whose tables are in this schema, whatever it is called by now.
+    pub fn newest_in(schema: pg_sys::Oid, seen: Seen) -> Option<Self> {
+        let table = relation_in(schema, "roster_capture")?;
+        let index = relation_in(schema, "roster_capture_pkey")?;
         newest(table, index, seen, |row| Self {
             gen_: row.int(1),
             threshold: row.timestamp(2),

@@ -12,10 +12,9 @@ use crate::pg::invalidation::Watch;
 use crate::pg::own_rows::{ColumnValue, insert_rows};
 use crate::pg::relation::base_type;
 use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
-use crate::pg::scan::{Seen, find_relation};
+use crate::pg::scan::{Seen, relation_in};
 use crate::pg::screen;
 use crate::pg::slot::Slot;
-use crate::schemas::INTERNAL;
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -65,7 +64,7 @@ fn changed(trigger: &RowTrigger) {
     {
         return;
     }
-    if let Some(table) = find_relation(INTERNAL, "roster_changes") {
+    if let Some(table) = relation_in(trigger.schema_of_function(), "roster_changes") {
         let [old, new] = [old, new].map(|row| row.map(|row| view.columns.device(&row)));
         let kind = |device: &Option<Device>| device.as_ref().map(|device| device.kind.clone());
         let (old_kind, new_kind) = (kind(&old), kind(&new));
@@ -94,9 +93,10 @@ fn current(trigger: &RowTrigger) -> View {
     }
     let devices = trigger.relation();
     // Watched before they are read, so that no change falls between.
-    TABLES.watch([find_relation(INTERNAL, "roster_capture"), Some(devices), None, None]);
+    let schema = trigger.schema_of_function();
+    TABLES.watch([relation_in(schema, "roster_capture"), Some(devices), None, None]);
     let generation = TABLES.generation();
-    let capture = Capture::newest(Seen::Latest);
+    let capture = Capture::newest_in(schema, Seen::Latest);
     let columns = Columns::named(trigger);
     // One that cannot be read counts as the end of time, and as newer than whatever a reader may hold: too much written
     // down is safe, too little never.

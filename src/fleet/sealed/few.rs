@@ -10,6 +10,7 @@ use crate::pg::bare::BareRow;
 use crate::pg::identity::as_owner;
 use crate::pg::range::RangeIndex;
 use crate::pg::relation::{LockedRelation, column_number, column_type, may_select};
+use crate::pg::slot::without_padding;
 use pgrx::pg_sys;
 
 /// A column of a table, by number and type.
@@ -154,7 +155,10 @@ fn kind_of(of: pg_sys::Oid) -> Kind {
 fn with_bytes(row: BareRow, (number, kind): Column, mut take: impl FnMut(Option<&[u8]>)) {
     match kind_of(kind) {
         Kind::Text => {
-            if row.with_text(number, |text| take(Some(text))).is_none() {
+            let padded = kind == pg_sys::BPCHAROID;
+            let found =
+                row.with_text(number, |text| take(Some(if padded { without_padding(text) } else { text })));
+            if found.is_none() {
                 take(None);
             }
         }

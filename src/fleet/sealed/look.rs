@@ -4,8 +4,9 @@ use super::sealer::Step;
 use crate::fleet::capture;
 use crate::fleet::tree::members;
 use crate::pg::query::{Param, execute, select, select_one};
-use crate::pg::scan::Seen;
+use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::thresholds;
+use crate::schemas::INTERNAL;
 use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -21,7 +22,7 @@ pub fn look(entries: pg_sys::Oid) -> Step {
     if published != Some(threshold) && !(broken(Mutant::ThresholdUnpublished) && published.is_some()) {
         thresholds::publish(threshold);
     }
-    if look_of(gen_).is_some() {
+    if has_look(gen_) {
         return Step::Done;
     }
     let Some(writers) = writers_of(entries) else {
@@ -115,6 +116,15 @@ fn ids_of_writers(locks: &[Lock], members: &HashSet<u32>) -> Result<BTreeSet<i64
 /// The transaction id with its epoch: the one nearest to `next`, which is not far from any that is in progress.
 fn full_transaction_id(id: i64, next: i64) -> i64 {
     next + i64::from((id as u32).wrapping_sub(next as u32) as i32)
+}
+
+/// Whether writers were looked for at a threshold.
+fn has_look(gen_: i64) -> bool {
+    let mut found = false;
+    if let Some(table) = find_relation(INTERNAL, "seal_look") {
+        scan(table, None, None, Seen::Statement, |row| found = found || row.int(1) == gen_);
+    }
+    found
 }
 
 /// The writers that were found for a threshold, as an array's text.

@@ -2,6 +2,7 @@
 
 use super::state::State;
 use crate::fleet::attachment;
+use crate::fleet::figures::grouped;
 use crate::pg::query::{Param, select};
 use crate::pg::relation::{LockedRelation, about_rows, lock, lock_for_reading_now};
 use crate::pg::scan::{Seen, find_relation};
@@ -9,6 +10,9 @@ use crate::schemas::INTERNAL;
 
 /// One of the remembered writers that is in progress in this snapshot, for people.
 pub fn still_writing(writers: &str) -> Option<String> {
+    if writers == "{}" {
+        return None;
+    }
     // Mostly there are none, and then a look at the activity of others costs more than all the rest of a step.
     let in_progress = select(
         "select writer::text from unnest($1::xid8[]) writer
@@ -72,28 +76,4 @@ fn about_all_rows(entries: &LockedRelation) -> i64 {
         |row| row.oid(1),
     );
     tables.into_iter().filter(|table| lock_for_reading_now(*table)).map(about_rows).sum()
-}
-
-/// A number that is not negative, with a comma before each three digits.
-fn grouped(number: i64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn long_numbers_are_grouped() {
-        let numbers = [0, 999, 1_000, 1_204_332].map(grouped);
-        assert_eq!(numbers, ["0", "999", "1,000", "1,204,332"]);
-    }
 }

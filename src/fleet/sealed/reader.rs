@@ -9,7 +9,7 @@ use super::toplist::{Ranking, TopList, top_of};
 use super::window::{Interval, corrections};
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
-use crate::fleet::figures::{Count, Figures, MIX_KEYS};
+use crate::fleet::figures::{Ahead, Count, Figures, MIX_KEYS};
 use crate::fleet::late::pending::each_own_pack;
 use crate::fleet::late::sum::Sum;
 use crate::fleet::late::table::each_pack;
@@ -23,6 +23,7 @@ use crate::torture::{Mutant, broken};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Instant;
 
 /// An answer further away from the boundary than this is not worth correcting: about as many rows would be read as by the
 /// plain query.
@@ -50,7 +51,8 @@ pub fn read_entries(
     let may_move = rows.are_indexed() && (late.number == 0 || broken(Mutant::MovedBaseTrusted));
     let base = Some(()).filter(|()| may_move).and_then(|()| Base::kept(&version, as_of));
     let base = base.unwrap_or_else(|| Base::of(&version));
-    let Since { mut changes, left } = changes_since(&base, &rows, as_of);
+    let Since { mut changes, left, ahead } = changes_since(&base, &rows, as_of);
+    figures.ahead = ahead;
     changes.merge(&late.changes);
     changes.merge(&left);
 
@@ -123,10 +125,13 @@ struct Since {
     changes: Changes,
     /// The rows that have left the windows meanwhile.
     left: Changes,
+    /// The rows beyond the moment of the figures.
+    ahead: Ahead,
 }
 
 fn changes_since(base: &Base, rows: &FewRows, as_of: Timestamp) -> Since {
     let (mut changes, mut left) = (Changes::default(), Changes::default());
+    let mut ahead = Ahead::default();
     let boundary = base.now.state.boundary;
     let entered = Interval { from: boundary, to: as_of + 1 };
     let (day, hour) = (Interval::answer(as_of, DAY), Interval::answer(as_of, HOUR));
@@ -148,11 +153,16 @@ fn changes_since(base: &Base, rows: &FewRows, as_of: Timestamp) -> Since {
         }
         // Entries of the future count in the total.
         changes.total += match count {
-            Some(count) => count + rows.count_from(entered.to),
+            Some(count) => {
+                let started = Instant::now();
+                let entries = rows.count_from(entered.to);
+                ahead = Ahead { entries, took: started.elapsed() };
+                count + entries
+            }
             None => rows.count_from(boundary),
         };
     });
-    Since { changes, left }
+    Since { changes, left, ahead }
 }
 
 /// The late changes to rows before the boundary that the active snapshot sees, and those of this very transaction.

@@ -115,9 +115,9 @@ impl Ground {
             return Err(Step::Waits("tables of the extension are locked".into()));
         }
         if !lock_for_reading_now(fleet.entries) {
-            return Err(Step::Waits("entries are locked".into()));
+            return Err(Step::Waits(attachment::why_not_locked(fleet.entries, "entries")));
         }
-        let entries = lock(fleet.entries).ok_or(Step::Waits("the relation of entries is gone".into()))?;
+        let entries = lock(fleet.entries).ok_or_else(|| Step::Waits(attachment::dropped("entries")))?;
         // It may have been let go, or attached otherwise, before the lock was had.
         if attachment::read(Seen::Latest).as_ref() != Some(&fleet) {
             return Err(Step::Waits("the fleet has changed".into()));

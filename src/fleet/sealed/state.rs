@@ -7,6 +7,7 @@ use super::window::Interval;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
 use crate::fleet::tree::Leaves;
 use crate::pg::query::{Param, execute, select};
+use crate::pg::relation::{is_citext, type_name};
 use crate::pg::scan::{RowIdentity, Seen, Tuple, find_relation, newest, scan};
 use crate::schemas::INTERNAL;
 use pgrx::pg_sys;
@@ -252,8 +253,27 @@ pub fn marker(seen: Seen) -> Option<String> {
     reason
 }
 
-/// Whether a type's output is the text that a cast gives, in every session.
+/// Whether a value of a type reads as the same text in every session and for good. What others read as may change: an enum's
+/// labels, or what a cast of somebody's makes of it.
 pub fn reads_the_same_everywhere(kind: pg_sys::Oid) -> bool {
-    [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::UUIDOID, pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID]
-        .contains(&kind)
+    [
+        pg_sys::TEXTOID,
+        pg_sys::VARCHAROID,
+        pg_sys::BPCHAROID,
+        pg_sys::UUIDOID,
+        pg_sys::INT2OID,
+        pg_sys::INT4OID,
+        pg_sys::INT8OID,
+    ]
+    .contains(&kind)
+        || is_citext(kind)
+}
+
+/// Why a column of another type cannot be counted ahead, and what to do.
+pub fn type_obstacle(column: &str, relation: &str, kind: pg_sys::Oid) -> String {
+    format!(
+        "column \"{column}\" of {relation} has type {}, which cannot be counted ahead; text, varchar, char, citext, uuid and \
+         integers can",
+        type_name(kind)
+    )
 }
