@@ -188,7 +188,24 @@ fn settings_of_a_database_do_not_stop_it() {
     drop(client);
 }
 
-/// The same of every job, and of one setting at a time: what one of them breaks, another could hide.
+/// With exit_on_error any error ends a session: the worker's is told all the same.
+#[test]
+fn an_error_is_told_where_errors_end_sessions() {
+    let (database, mut client) = fleet_in(every_second(), "strict");
+    next_refresh(&mut client);
+    client
+        .batch_execute(&format!(
+            "alter database {database} set exit_on_error = on;
+             alter table public.entries rename column host to hostname"
+        ))
+        .unwrap();
+    assert_eq!(failed(&mut client), "42703: column \"host\" does not exist");
+    client.batch_execute("alter table public.entries rename column hostname to host").unwrap();
+    refreshes(&mut client, 2);
+    assert_eq!(health(&mut client, "last_error"), None);
+}
+
+/// What settings do to every job, one setting at a time: what one of them breaks, another could hide.
 #[test]
 fn no_setting_of_a_database_stops_any_job() {
     let cluster = Cluster::start(&format!(

@@ -4,11 +4,11 @@
 mod harness;
 
 use harness::worker::{
-    EVERY_SECOND, fleet_in, health, mid_refresh, next_refresh, refreshes, sleeping_worker, updated_at,
+    EVERY_SECOND, fleet_in, health, mid_refresh, next_refresh, refreshes, report, sleeping_worker, updated_at,
 };
 use harness::{Cluster, eventually, eventually_within, value};
 use postgres::Client;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longer than a step may take, and its grace.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -105,7 +105,9 @@ fn is_not_kept_waiting(table: &str, statements: &[&str]) {
     client.batch_execute("set lock_timeout = '50s'").unwrap();
     for statement in statements {
         mid_refresh(&mut client, &database);
+        let started = Instant::now();
         client.batch_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        report(&format!("{statement} beside a refresh that sleeps: {:?}", started.elapsed()));
     }
 }
 
