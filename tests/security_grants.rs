@@ -434,6 +434,62 @@ fn the_planner_computes_nothing_of_others() {
     told(&mut client, "stats", "none");
 }
 
+/// Relations are locked by OID and named in queries. The owner of the database, who owns schema public, puts a view of
+/// theirs in the place of a superuser's while the first query reads it: the next one does not run it as the superuser.
+#[test]
+fn what_is_renamed_while_it_is_read_is_not_read() {
+    let (login, mut client, mut app) = scene("renamed");
+    app.batch_execute(&format!(
+        "create sequence {login}.ran;
+         create function {login}.trap() returns boolean language plpgsql as $f$
+             begin
+                 if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
+                     perform nextval('{login}.ran');
+                 end if;
+                 return true;
+             end $f$"
+    ))
+    .unwrap();
+    client
+        .batch_execute(&format!(
+            "create schema kept;
+             create table kept.entries (like public.entries including all);
+             insert into kept.entries (host) values ('a.example');
+             create function kept.pause() returns boolean language plpgsql as
+                 'begin perform pg_advisory_xact_lock_shared(4711); return true; end';
+             select busymate_stats.detach();
+             drop table public.entries;
+             create view public.entries as select * from kept.entries where kept.pause();
+             select busymate_stats.attach('public.entries', 'public.devices');
+             alter database {login} owner to {login};
+             select pg_advisory_lock(4711)"
+        ))
+        .unwrap();
+    let mut refresher = shared().connect(&login);
+    let refresh =
+        std::thread::spawn(move || refresher.batch_execute("select busymate_stats.refresh_stats()"));
+    eventually("the refresh waits in the view", || {
+        let waits = "select exists (select from pg_locks where locktype = 'advisory' and not granted and objid = 4711
+                                       and database = (select oid from pg_database where datname = current_database()))";
+        value::<bool>(&mut client, waits).then_some(())
+    });
+    app.batch_execute(&format!(
+        "begin; alter schema public rename to moved; create schema public;
+         create view public.entries as
+             select now() as created_at, null::uuid as device_uuid, ''::text as host, 200 as status, ''::text as source
+               from generate_series(1, 1) where {login}.trap(); commit"
+    ))
+    .unwrap();
+    client.batch_execute("select pg_advisory_unlock(4711)").unwrap();
+    let refused = refresh.join().unwrap().err().map(|error| harness::refusal_of(&error));
+    assert!(!value::<bool>(&mut client, &format!("select is_called from {login}.ran")), "a superuser ran it");
+    let refused = refused.expect("the refresh is refused");
+    assert_eq!(refused.code, "55000", "{refused:?}");
+    assert!(refused.message.contains("is not the one that was locked"), "{refused:?}");
+    app.batch_execute("drop schema public cascade; alter schema moved rename to public").unwrap();
+    client.batch_execute("select busymate_stats.refresh_stats()").unwrap();
+}
+
 /// A user's claims are rights, too: what an ordinary role has put on the role tables does not run with those of an editor
 /// who writes there over the API, and neither does what a foreign key cascades to.
 #[test]

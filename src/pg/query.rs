@@ -3,7 +3,7 @@
 //! pgrx's client turns to read-write execution, with a new snapshot for every query, as soon as the transaction has an
 //! id. [`select`] never does: all its queries see the caller's snapshot, and none assigns a transaction id.
 
-use super::write_guard::writing_own;
+use super::write_guard::{naming_own, writing_own};
 use pgrx::{IntoDatum, pg_sys};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -108,7 +108,8 @@ impl Row {
     }
 }
 
-/// Runs a SELECT under the active snapshot, read-only, and maps its rows.
+/// Runs a SELECT under the active snapshot, read-only, and maps its rows. What it names within
+/// [`super::identity::as_owner`] must be that owner's, as of all of these: see [`naming_own`].
 pub fn select<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> Vec<T> {
     run(sql, params, true, each)
 }
@@ -140,15 +141,17 @@ fn run<T>(sql: &str, params: &[Param], read_only: bool, mut each: impl FnMut(&Ro
     // SPI_finish frees them. When a call raises, the abort of the (sub)transaction closes the SPI connection.
     unsafe {
         pg_sys::SPI_connect();
-        let status = pg_sys::SPI_execute_with_args(
-            sql.as_ptr(),
-            params.len() as i32,
-            types.as_mut_ptr(),
-            values.as_mut_ptr(),
-            std::ptr::null(),
-            read_only,
-            0,
-        );
+        let status = naming_own(|| {
+            pg_sys::SPI_execute_with_args(
+                sql.as_ptr(),
+                params.len() as i32,
+                types.as_mut_ptr(),
+                values.as_mut_ptr(),
+                std::ptr::null(),
+                read_only,
+                0,
+            )
+        });
         assert!(status >= 0, "SPI refused an internal query with status {status}");
         read_rows(&mut rows, &mut each);
         pg_sys::SPI_finish();
@@ -182,7 +185,9 @@ fn run_kept<T>(sql: &str, params: &[Param], options: i32, mut each: impl FnMut(&
     unsafe {
         pg_sys::SPI_connect();
         let plan = kept_plan(sql, params, options);
-        let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), true, 0);
+        // It is analyzed anew where something has been renamed.
+        let status =
+            naming_own(|| pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), true, 0));
         assert!(status >= 0, "SPI refused an internal query with status {status}");
         read_rows(&mut rows, &mut each);
         pg_sys::SPI_finish();
@@ -202,8 +207,9 @@ unsafe fn kept_plan(sql: &str, params: &[Param], options: i32) -> pg_sys::SPIPla
     let mut types: Vec<pg_sys::Oid> = params.iter().map(Param::type_oid).collect();
     // SAFETY: SPI is connected; the strings and arrays are valid for the calls. A kept plan lives until it is freed.
     unsafe {
-        let plan =
-            pg_sys::SPI_prepare_cursor(text.as_ptr(), params.len() as i32, types.as_mut_ptr(), options);
+        let plan = naming_own(|| {
+            pg_sys::SPI_prepare_cursor(text.as_ptr(), params.len() as i32, types.as_mut_ptr(), options)
+        });
         assert!(!plan.is_null(), "SPI could not prepare an internal query");
         pg_sys::SPI_keepplan(plan);
         PLANS.with_borrow_mut(|plans| {

@@ -5,6 +5,8 @@
 //! it and the write. `planner_hook` takes it before anything on them runs: the planner computes what is immutable in a
 //! default, a view or an index. `ExecutorCheckPerms_hook` takes it again, for the plan may be an old one.
 
+use super::attached::Object;
+use super::identity::{current_role, is_restricted, owner_of};
 use super::partition::changes_of_any;
 use pgrx::{pg_guard, pg_sys};
 use std::cell::Cell;
@@ -28,6 +30,7 @@ type Check = fn(Target) -> bool;
 static CHECK: OnceLock<Check> = OnceLock::new();
 static mut NEXT: pg_sys::ExecutorCheckPerms_hook_type = None;
 static mut NEXT_PLANNER: pg_sys::planner_hook_type = None;
+static mut NEXT_ANALYSIS: pg_sys::post_parse_analyze_hook_type = None;
 
 mod raw {
     use pgrx::pg_sys::{ParamListInfo, PlannedStmt, Query};
@@ -51,6 +54,8 @@ enum Meant {
 }
 
 thread_local! {
+    /// Whose relations the next statement names, and nobody else's.
+    static NAMED_OF: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
     static MEANT: Cell<Meant> = const { Cell::new(Meant::Nothing) };
     /// The last table that an ordinary user has written into and that is not the library's, and when.
     static OTHERS: Cell<(u32, u64)> = const { Cell::new((0, 0)) };
@@ -67,6 +72,8 @@ pub fn register(check: Check) {
             pg_sys::ExecutorCheckPerms_hook = Some(check_permissions);
             NEXT_PLANNER = pg_sys::planner_hook;
             pg_sys::planner_hook = Some(plan);
+            NEXT_ANALYSIS = pg_sys::post_parse_analyze_hook;
+            pg_sys::post_parse_analyze_hook = Some(analyzed);
         }
     }
 }
@@ -112,6 +119,87 @@ fn meaning<R>(meant: Meant, work: impl FnOnce() -> R) -> R {
     let _reset = Reset;
     MEANT.set(meant);
     work()
+}
+
+/// Runs `work`, whose first statement is the library's own. Within [`super::identity::as_owner`] the relations that it names
+/// belong to that owner, or to PostgreSQL or the extension; it raises where somebody has put another one under the name since
+/// the relation was locked, by renaming a schema.
+pub fn naming_own<R>(work: impl FnOnce() -> R) -> R {
+    /// As of [`meaning`].
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            NAMED_OF.set(None);
+        }
+    }
+    let _reset = Reset;
+    NAMED_OF.set(is_restricted().then(current_role));
+    work()
+}
+
+/// Bears no panic guard, as [`plan`].
+unsafe extern "C-unwind" fn analyzed(
+    state: *mut pg_sys::ParseState,
+    query: *mut pg_sys::Query,
+    jumble: *mut pg_sys::JumbleState,
+) {
+    // SAFETY: PostgreSQL's own arguments, passed on.
+    unsafe {
+        if NAMED_OF.get().is_some() {
+            check_named(query);
+        }
+        if let Some(next) = NEXT_ANALYSIS {
+            next(state, query, jumble);
+        }
+    }
+}
+
+/// # Safety
+/// A query that has been analyzed and not rewritten.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_named(query: *mut pg_sys::Query) {
+    if let Some(owner) = NAMED_OF.replace(None) {
+        // SAFETY: as the caller promises.
+        unsafe { check_owner_of_named(query, owner) };
+    }
+}
+
+/// # Safety
+/// As of [`check_named`].
+unsafe fn check_owner_of_named(query: *mut pg_sys::Query, owner: pg_sys::Oid) {
+    // SAFETY: the lists are of the nodes that PostgreSQL's headers say.
+    unsafe {
+        each_of((*query).rtable, |entry: *mut pg_sys::RangeTblEntry| match (*entry).rtekind {
+            pg_sys::RTEKind::RTE_RELATION => {
+                let relation = (*entry).relid;
+                let is_own = relation.to_u32() < pg_sys::FirstNormalObjectId
+                    || owner_of(relation) == Some(owner)
+                    || Object::relation(relation)
+                        .extension()
+                        .is_some_and(|of| extension(c"busymate_stats") == Some(of));
+                if !is_own {
+                    raise_moved(relation);
+                }
+            }
+            pg_sys::RTEKind::RTE_SUBQUERY if !(*entry).subquery.is_null() => {
+                check_owner_of_named((*entry).subquery, owner);
+            }
+            _ => {}
+        });
+        each_of((*query).cteList, |cte: *mut pg_sys::CommonTableExpr| {
+            check_owner_of_named((*cte).ctequery.cast(), owner);
+        });
+    }
+}
+
+fn raise_moved(relation: pg_sys::Oid) {
+    let (_, name) = name_of(relation);
+    pgrx::ereport!(
+        ERROR,
+        pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("relation \"{name}\" is not the one that was locked"),
+        "Somebody has put another relation, or another schema, in its place."
+    );
 }
 
 /// Bears no panic guard, which would make the planner's errors anew: each frame here is plain, and PostgreSQL's errors pass
@@ -207,6 +295,7 @@ unsafe extern "C-unwind" fn check_permissions(tables: *mut pg_sys::List, raises:
         {
             return false;
         }
+        NAMED_OF.set(None);
         check_targets(tables, MEANT.replace(Meant::Nothing), |entry: &pg_sys::RangeTblEntry| {
             (entry.rtekind == pg_sys::RTEKind::RTE_RELATION).then_some((entry.relid, entry.requiredPerms))
         });
@@ -228,6 +317,7 @@ unsafe extern "C-unwind" fn check_permissions(
         {
             return false;
         }
+        NAMED_OF.set(None);
         check_targets(permissions, MEANT.replace(Meant::Nothing), |entry: &pg_sys::RTEPermissionInfo| {
             Some((entry.relid, entry.requiredPerms))
         });
