@@ -154,6 +154,37 @@ fn devices_of_an_idle_fleet_come_and_go_offline() {
     is_right(&mut client);
 }
 
+/// What is written down of a device that comes back is its first sign of life. Where no count follows, that one is old soon,
+/// and says nothing of the later ones.
+#[test]
+fn a_device_that_comes_back_stays_online_though_nobody_counts() {
+    let cluster = Cluster::start(SETTINGS);
+    let mut client = plain_fleet(&cluster);
+    wait_for_seal(&mut client);
+    come_to_rest(&mut [&mut client]);
+    let database: String = value(&mut client, "select current_database()::text");
+    let mut holder = cluster.connect(&database);
+    holder
+        .batch_execute(
+            "begin; lock table busymate_stats_internal.roster_state in share update exclusive mode",
+        )
+        .unwrap();
+    let beat = "update public.devices set last_seen_at = clock_timestamp() where name = 'd1'";
+    let begun: String = value(&mut client, "select clock_timestamp()::text");
+    eventually("twice the online window has passed", || {
+        client.batch_execute(beat).unwrap();
+        stats_at(&mut client, "now");
+        let passed = format!("select clock_timestamp() > '{begun}'::timestamptz + interval '8 s'");
+        value::<bool>(&mut client, &passed).then_some(())
+    });
+    client
+        .batch_execute("update public.devices set last_seen_at = now() + interval '1 h' where name = 'd1'")
+        .unwrap();
+    assert_eq!(stats_at(&mut client, "now")["online_devices"], 1);
+    holder.batch_execute("rollback").unwrap();
+    is_right(&mut client);
+}
+
 /// Readers would read them again at each call.
 #[test]
 fn rows_that_leave_the_windows_move_the_boundary() {
