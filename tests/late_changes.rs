@@ -377,6 +377,35 @@ fn the_function_serves_no_other_kind_of_trigger() {
     }
 }
 
+/// A char(n) is its text without the spaces at its end, a citext its text as it was written.
+#[test]
+fn columns_of_char_and_citext_are_sealed() {
+    let mut fleet = fleet();
+    fleet.run(
+        "create extension citext;
+         alter table public.entries alter host type char(20), alter source type citext",
+    );
+    fleet.tick();
+    fleet.is_sealed();
+    let mut old = fleet.snapshot();
+    for (host, source) in [("ab", "Vpn"), ("ab  ", "vpn"), (" ab c ", "VPN "), ("é ü", "")] {
+        fleet.run(&format!(
+            "insert into public.entries (created_at, owner, host, source)
+                 values (now() - interval '1 min', 0, '{host}', '{source}'), (now(), 0, '{host}', '{source}')"
+        ));
+        fleet.is_sealed();
+    }
+    assert_eq!(fleet.late_changes(), 4);
+    fleet.run(
+        "update public.entries set host = 'ab' where host = ' ab c'; update public.entries set source = upper(source::text);
+         delete from public.entries where host = 'é ü'",
+    );
+    fleet.is_sealed();
+    fleet.tick();
+    fleet.is_sealed();
+    agree(&mut old);
+}
+
 /// They are counted by the plain query, so nothing is noted of them.
 #[test]
 fn entries_that_cannot_be_sealed_leave_no_late_changes() {
