@@ -1026,12 +1026,13 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
     -- Who owns a table puts on it what they like.
     select own.relation::regclass as relation,
            format('%s, which role %I owns and no superuser', pg_describe_object('pg_class'::regclass, own.relation, 0),
-                  o.rolname) as object
+                  o.rolname) as object,
+           false as is_confined
       from own join pg_roles o on o.oid = own.relowner
      where not o.rolsuper
     union all
     -- A foreign key from a table of another's, whatever it does to the rows there; from a superuser's, one that acts.
-    select distinct own.relation::regclass, pg_describe_object('pg_constraint'::regclass, k.oid, 0)
+    select distinct own.relation::regclass, pg_describe_object('pg_constraint'::regclass, k.oid, 0), false
       from own
       join pg_constraint k on k.contype = 'f' and own.relation in (k.conrelid, k.confrelid)
      where exists (
@@ -1041,8 +1042,11 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
             and (not o.rolsuper or k.confdeltype not in ('a', 'r') or k.confupdtype not in ('a', 'r')))
     union all
     -- A trigger that is not the extension's. One of a superuser's can stay whose function nobody else may execute: then
-    -- nobody else has made it.
-    select own.relation::regclass, pg_describe_object('pg_trigger'::regclass, t.oid, 0)
+    -- nobody else has made it. One that fires after a feed was written and whose function is SECURITY DEFINER runs with its
+    -- author's rights, and in a security-restricted operation leaves nothing behind that would run with the writer's.
+    select own.relation::regclass, pg_describe_object('pg_trigger'::regclass, t.oid, 0),
+           own.relname in ('service_stats', 'service_status') and f.prosecdef and t.tgtype & 66 = 0 and t.tgqual is null
+               and not t.tgdeferrable
       from own
       join pg_trigger t on t.tgrelid = own.relation
       join pg_proc f on f.oid = t.tgfoid
@@ -1069,12 +1073,12 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
                                   left join pg_roles r on r.oid = held.grantee
                                  where held.privilege_type = 'EXECUTE' and not coalesce(r.rolsuper, false)))
     union all
-    select own.relation::regclass, pg_describe_object('pg_rewrite'::regclass, r.oid, 0)
+    select own.relation::regclass, pg_describe_object('pg_rewrite'::regclass, r.oid, 0), false
       from own join pg_rewrite r on r.ev_class = own.relation
     union all
     -- A default, a constraint, an index or a column's type that comes to a function, an operator or a type which is
     -- neither PostgreSQL's, of which pg_depend has no row, nor the extension's.
-    select distinct own.relation::regclass, pg_describe_object(part.classid, part.objid, d.objsubid)
+    select distinct own.relation::regclass, pg_describe_object(part.classid, part.objid, d.objsubid), false
       from own
      cross join lateral (
                select 'pg_attrdef'::regclass, a.oid from pg_attrdef a where a.adrelid = own.relation
@@ -1089,9 +1093,11 @@ create view busymate_stats_internal.foreign_objects with (security_invoker = tru
                                            'pg_opclass'::regclass)
      where not exists (select from member m where m.classid = d.refclassid and m.objid = d.refobjid);
 comment on view busymate_stats_internal.foreign_objects is
-    'What others have put on the extension''s tables: while it is there, neither the worker nor anybody with the owner''s rights writes into the table.';
+    'What others have put on the extension''s tables: while it is there, neither the worker nor anybody with the owner''s rights writes into the table, unless it is confined.';
 comment on column busymate_stats_internal.foreign_objects.relation is 'The table.';
 comment on column busymate_stats_internal.foreign_objects.object is 'What stands on it.';
+comment on column busymate_stats_internal.foreign_objects.is_confined is
+    'It runs with its author''s rights where the extension writes, and hinders nothing.';
 
 -- The infrastructure: what is watched, what was found, and who may say so.
 
@@ -1451,7 +1457,8 @@ create view busymate_stats.health with (security_barrier = true) as
                'extension_version', facts.extension,
                'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
                'foreign_objects', (select coalesce(pg_catalog.jsonb_agg(distinct foreign_object.object), '[]')
-                                     from busymate_stats_internal.foreign_objects foreign_object),
+                                     from busymate_stats_internal.foreign_objects foreign_object
+                                    where not foreign_object.is_confined),
                'repair_needed', (select coalesce(pg_catalog.jsonb_agg(pg_catalog.format('trigger %I on table %s', altered.name,
                                                                                         altered.relation)
                                                                       order by altered.relation::text, altered.name), '[]')

@@ -5,7 +5,7 @@
 
 use crate::error::UserError;
 use crate::pg::attached::{Object, code_of, foreign_key, may_have_rules, parts_of};
-use crate::pg::identity::{as_owner, current_role, owner_of};
+use crate::pg::identity::{as_owner, current_role, is_restricted, owner_of};
 use crate::pg::query::{Param, select_planned};
 use crate::pg::relation::{TriggerState, triggers};
 use crate::pg::scan::find_schema;
@@ -74,7 +74,7 @@ fn check(target: Target) -> bool {
         return true;
     };
     // Whatever is put on a table sends a message about it, which came with its lock at the latest.
-    let identity = (write_guard::changes(), current_role());
+    let identity = (write_guard::changes(), current_role(), is_restricted());
     let is_known = CLEAN.with_borrow(|(of, clean)| *of == Some(identity) && clean.contains(&relation));
     if is_known {
         return true;
@@ -86,8 +86,9 @@ fn check(target: Target) -> bool {
         refuse(&object)
             .detail("Its code would run with the writer's rights, or it hinders the extension's own work.")
             .hint(
-                "Drop it, or give the table back to a superuser. A trigger function of a superuser's that nobody \
-                 else may execute can stay: REVOKE EXECUTE ON FUNCTION … FROM PUBLIC.",
+                "Drop it, or give the table back to a superuser. On a feed, a trigger that fires AFTER the write can stay \
+                 if it has no WHEN condition and its function is SECURITY DEFINER: it then runs with that function's \
+                 owner's rights. So can one with a function of a superuser's that nobody else may execute.",
             )
             .raise();
     }
@@ -102,8 +103,9 @@ fn check(target: Target) -> bool {
     true
 }
 
-/// When tables were looked at and as which role, and those with nothing of others on them.
-type Clean = (Option<((u64, u64), pg_sys::Oid)>, Vec<pg_sys::Oid>);
+/// When tables were looked at, as which role, and whether in a security-restricted operation; and those with nothing of
+/// others on them that would matter there.
+type Clean = (Option<((u64, u64), pg_sys::Oid, bool)>, Vec<pg_sys::Oid>);
 
 thread_local! {
     static CLEAN: RefCell<Clean> = const { RefCell::new((None, Vec::new())) };
@@ -155,7 +157,10 @@ fn query() -> &'static str {
 
 /// One of the objects on a table of the extension's that are not its own, as PostgreSQL describes it.
 fn first_foreign(relation: pg_sys::Oid) -> Option<String> {
-    let sql = format!("select object from ({}) foreign_object where relation = $1 limit 1", query());
+    // What code queues for the end of the transaction runs as who ends it; a security-restricted operation forbids that.
+    let confined_too = if is_restricted() { "and not is_confined" } else { "" };
+    let sql =
+        format!("select object from ({}) foreign_object where relation = $1 {confined_too} limit 1", query());
     // The catalogs as they are, for a transaction's own snapshot may be older than a trigger; and names looked up in
     // pg_catalog alone. Everybody may read them.
     write_guard::with_latest_snapshot(|| {

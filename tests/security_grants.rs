@@ -664,6 +664,129 @@ fn an_administrators_own_trigger_works() {
     });
 }
 
+/// A user's own trigger on a feed works on where it can run with no rights but its author's: it fires after the write, and
+/// its function is SECURITY DEFINER.
+#[test]
+fn a_users_own_trigger_on_a_feed_runs_with_its_authors_rights() {
+    let (login, mut client, mut app) = scene_in(cluster(), "own");
+    app.batch_execute(&format!(
+        "create table {login}.audit (feed text, who text, headers text);
+         create function {login}.note() returns trigger language plpgsql security definer
+             set search_path = pg_catalog, pg_temp as $$
+         begin
+             insert into {login}.audit values (tg_table_name, current_user, current_setting('request.headers', true));
+             notify feeds;
+             return null;
+         end $$;
+         create trigger note after insert or update on public.service_stats
+             for each row execute function {login}.note();
+         create trigger note after insert or update on public.service_status
+             for each row execute function {login}.note()"
+    ))
+    .unwrap();
+    client.batch_execute("select busymate_stats.assign_role('reporter', 'admin')").unwrap();
+    let noted = |client: &mut Client, feed: &str| -> i64 {
+        value(
+            client,
+            &format!("select count(*) from {login}.audit where feed = '{feed}' and who = '{login}'"),
+        )
+    };
+    for (feed, table) in [("stats", "service_stats"), ("status", "service_status")] {
+        let before = noted(&mut client, table);
+        eventually("a tick fires the trigger", || {
+            assert_eq!(last_error(&mut client, feed), "none");
+            (noted(&mut client, table) > before).then_some(())
+        });
+    }
+    let shown = "select (detail -> 'foreign_objects')::text from busymate_stats.health where feed = 'stats'";
+    assert_eq!(value::<String>(&mut client, shown), "[]");
+    // Whoever calls, the trigger learns nothing of the request, and the caller's settings are as before.
+    client
+        .batch_execute(
+            r#"begin; select set_config('request.headers', '{"authorization": "Bearer secret"}', true),
+                             set_config('request.jwt.claims', '{"sub": "reporter"}', true);
+               select public.report_status('{"host": {"cpu": 0, "load": [0, 0, 0], "mem": {"usedMb": 1, "totalMb": 2},
+                                             "uptime": 1}, "components": []}');
+               select busymate_stats.refresh_stats()"#,
+        )
+        .unwrap();
+    let headers: String = value(&mut client, "select current_setting('request.headers')");
+    assert!(headers.contains("secret"));
+    client.batch_execute("commit; select busymate_stats.detach()").unwrap();
+    let others = format!("select count(*) from {login}.audit where who <> '{login}' or headers <> ''");
+    assert_eq!(value::<i64>(&mut client, &others), 0);
+    // Whoever writes into a feed otherwise would run at commit what the function may have queued.
+    let refused = refusal(&mut client, "update public.service_status set updated_at = updated_at");
+    assert_eq!(refused.code, "55000", "{refused:?}");
+    assert!(refused.message.contains("trigger note on table"), "{refused:?}");
+}
+
+/// Attack 1 by way of what a user's own trigger may do.
+#[test]
+fn a_trigger_with_its_authors_rights_is_no_way_up() {
+    let (login, mut client, mut app) = scene_in(cluster(), "definer");
+    ladder(&mut app, &login);
+    app.batch_execute(&format!(
+        "create table {login}.later (n int);
+         create constraint trigger climb after insert on {login}.later deferrable initially deferred
+             for each row execute function {login}.climb();
+         create function {login}.queue() returns trigger language plpgsql security definer as $$
+         begin insert into {login}.later values (1); return null; end $$;
+         create function {login}.change() returns trigger language plpgsql security definer as $$
+         begin new.snapshot := '{{}}'; return new; end $$;
+         create function {login}.quiet() returns trigger language plpgsql security definer as
+             'begin return null; end';
+         create function {login}.invoker() returns trigger language plpgsql as 'begin return null; end'"
+    ))
+    .unwrap();
+    // What would run at the worker's commit, with the worker's rights, may not be queued.
+    told(&mut client, &login, "stats", "none");
+    app.batch_execute(&format!(
+        "create trigger queue after update on public.service_stats for each row execute function {login}.queue()"
+    ))
+    .unwrap();
+    told(&mut client, &login, "stats", "security-restricted operation");
+    let refused = refusal(&mut client, "select busymate_stats.refresh_stats()");
+    assert!(refused.message.contains("security-restricted operation"), "{refused:?}");
+    client.batch_execute("drop trigger queue on public.service_stats").unwrap();
+    told(&mut client, &login, "stats", "none");
+    // What may change what is written, or runs as the writer, or at commit, is refused as ever.
+    for (kind, declaration) in [
+        (
+            "before",
+            format!(
+                "trigger planted before update on public.service_stats for each row execute function {login}.change()"
+            ),
+        ),
+        (
+            "a condition",
+            format!(
+                "trigger planted after update on public.service_stats for each row when (new.snapshot is not null) execute function {login}.quiet()"
+            ),
+        ),
+        (
+            "an invoker",
+            format!(
+                "trigger planted after update on public.service_stats for each row execute function {login}.invoker()"
+            ),
+        ),
+        (
+            "deferred",
+            format!(
+                "constraint trigger planted after update on public.service_stats deferrable initially deferred for each row execute function {login}.quiet()"
+            ),
+        ),
+    ] {
+        app.batch_execute(&format!("create {declaration}")).unwrap();
+        let refused = refusal(&mut client, "select busymate_stats.refresh_stats()");
+        assert_eq!(refused.code, "55000", "{kind}: {refused:?}");
+        assert!(refused.message.contains("trigger planted"), "{kind}: {refused:?}");
+        client.batch_execute("drop trigger planted on public.service_stats").unwrap();
+    }
+    client.batch_execute("select busymate_stats.refresh_stats()").unwrap();
+    assert_nobody_climbed(&mut client, &login);
+}
+
 /// Attack 5: locks against every reader. A view's owner lends the right to lock what the view reads; the extension's views
 /// read tables that nobody may name.
 #[test]

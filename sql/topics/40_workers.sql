@@ -133,7 +133,8 @@ create view busymate_stats.health with (security_barrier = true) as
                'extension_version', facts.extension,
                'versions_differ', launcher.state ->> 'library_version' is distinct from facts.extension,
                'foreign_objects', (select coalesce(pg_catalog.jsonb_agg(distinct foreign_object.object), '[]')
-                                     from busymate_stats_internal.foreign_objects foreign_object),
+                                     from busymate_stats_internal.foreign_objects foreign_object
+                                    where not foreign_object.is_confined),
                'repair_needed', (select coalesce(pg_catalog.jsonb_agg(pg_catalog.format('trigger %I on table %s', altered.name,
                                                                                         altered.relation)
                                                                       order by altered.relation::text, altered.name), '[]')

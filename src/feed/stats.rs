@@ -4,7 +4,7 @@ use super::health::{self, Refresh};
 use super::{Round, WRITE_MS};
 use crate::access::clear_expired_tokens;
 use crate::fleet::SnapshotNow;
-use crate::pg::query::{Param, execute};
+use crate::pg::query::{Param, execute, execute_confined};
 use crate::pg::relation::lock_for_writing_now;
 use crate::pg::scan::find_relation;
 use crate::pg::transaction::attempt_within;
@@ -73,7 +73,8 @@ fn keep_note(note: Option<&str>) {
 }
 
 fn store(snapshot: &Value, as_of: fleet::Timestamp) {
-    execute(
+    execute_confined(
+        "service_stats",
         "insert into public.service_stats as feed (id, snapshot, updated_at) values (1, $1::pg_catalog.jsonb, $2) \
          on conflict (id) do update set snapshot = excluded.snapshot, updated_at = excluded.updated_at",
         &[Param::Text(&snapshot.to_string()), Param::Timestamp(as_of)],

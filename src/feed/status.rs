@@ -10,7 +10,7 @@ use crate::fleet::{self, Timestamp};
 use crate::pg::background;
 use crate::pg::identity::as_owner;
 use crate::pg::jsonb::{Jsonb, TooBig};
-use crate::pg::query::{Param, execute, select, select_latest};
+use crate::pg::query::{Param, execute, execute_confined, select, select_latest};
 use crate::pg::relation::{self, lock_for_reading_now, lock_for_writing_now};
 use crate::pg::scan::find_relation;
 use crate::pg::transaction::{Failure, attempt_within};
@@ -105,7 +105,7 @@ pub fn finish_status(answers: Answers) -> Round {
 /// A report may have come while the components were asked, or be about to commit: with the row locked, one that is there
 /// is seen.
 fn write_unless_reported(reading: Reading, checked: Vec<Checked>) -> Option<Timestamp> {
-    execute("select from public.service_status where id = 1 for update", &[]);
+    execute_confined("service_status", "select from public.service_status where id = 1 for update", &[]);
     if settings::status_source() != StatusSource::Local || report_stands() {
         return None;
     }
@@ -133,7 +133,8 @@ fn write(reading: Reading, checked: Vec<Checked>) -> Timestamp {
 
 fn store(snapshot: &Snapshot, as_of: Timestamp) {
     let text = serde_json::to_string(snapshot).unwrap_or_else(|error| panic!("a snapshot is JSON: {error}"));
-    execute(
+    execute_confined(
+        "service_status",
         "insert into public.service_status as feed (id, snapshot, updated_at) values (1, $1::pg_catalog.jsonb, $2) \
          on conflict (id) do update set snapshot = excluded.snapshot, updated_at = excluded.updated_at",
         &[Param::Text(&text), Param::Timestamp(as_of)],

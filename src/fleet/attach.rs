@@ -6,7 +6,7 @@ use super::{roster, triggers};
 use crate::error::UserError;
 use crate::pg::argument::{Name, RegClass};
 use crate::pg::identity::{as_owner, current_role, owns_relation};
-use crate::pg::query::{Param, execute, select, select_latest};
+use crate::pg::query::{Param, execute, execute_confined, select, select_latest};
 use crate::pg::relation::{LockedRelation, base_type, column_number, column_type, lock};
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::shared::announce_at_commit;
@@ -178,7 +178,7 @@ fn detach() {
         triggers::drop(lock(present.entries).as_ref());
         roster::triggers::drop(lock(present.devices).as_ref());
         forget_attachment();
-        execute("delete from public.service_stats", &[]);
+        execute_confined("service_stats", "delete from public.service_stats", &[]);
     });
 }
 

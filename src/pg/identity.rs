@@ -143,6 +143,35 @@ pub fn as_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// What PostgREST says of a request, the caller's token among it.
+const REQUEST_SETTINGS: [&CStr; 3] = [c"request.headers", c"request.cookies", c"request.jwt.claims"];
+
+/// [`as_owner`], where code of others may run that is to learn nothing of the request.
+pub fn as_owner_without_request<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    as_owner(owner, || {
+        for name in REQUEST_SETTINGS {
+            // SAFETY: both strings end with NUL. A setting that was never made is left alone; the others are any user's to
+            // set, and `as_owner` puts them back.
+            unsafe {
+                if pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null() {
+                    continue;
+                }
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    c"".as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+        }
+        work()
+    })
+}
+
 /// The database that this process is connected to.
 pub fn database() -> pg_sys::Oid {
     // SAFETY: reads a backend-local variable that is set at connection.

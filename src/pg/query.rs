@@ -3,6 +3,8 @@
 //! pgrx's client turns to read-write execution, with a new snapshot for every query, as soon as the transaction has an
 //! id. [`select`] never does: all its queries see the caller's snapshot, and none assigns a transaction id.
 
+use super::identity::{as_owner_without_request, owner_of};
+use super::scan::find_relation;
 use super::write_guard::{naming_own, writing_own};
 use pgrx::{IntoDatum, pg_sys};
 use std::cell::RefCell;
@@ -130,6 +132,16 @@ pub fn select_one<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -
 /// Runs a statement that writes, into tables of the extension's if into any: see [`writing_own`].
 pub fn execute(sql: &str, params: &[Param]) {
     writing_own(|| run(sql, params, false, |_| ()));
+}
+
+/// [`execute`], as the owner of `public.table`, which it writes into, in a security-restricted operation: code of others that
+/// the write fires has no rights of the writer's and learns nothing of the request.
+pub fn execute_confined(table: &str, sql: &str, params: &[Param]) {
+    match find_relation("public", table).and_then(owner_of) {
+        Some(owner) => as_owner_without_request(owner, || execute(sql, params)),
+        // It says what is missing.
+        None => execute(sql, params),
+    }
 }
 
 fn run<T>(sql: &str, params: &[Param], read_only: bool, mut each: impl FnMut(&Row) -> T) -> Vec<T> {
