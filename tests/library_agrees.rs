@@ -29,8 +29,9 @@ struct Signature {
     security_definer: Option<bool>,
 }
 
-/// Trigger functions that do without pgrx's wrapper, which knows nothing of them then.
-const PLAIN_TRIGGERS: [&str; 2] = ["capture_change", "roster_change"];
+/// Functions that do without pgrx's wrapper, which knows nothing of them then: name and result.
+const PLAIN: [(&str, &str); 3] =
+    [("capture_change", "trigger"), ("roster_change", "trigger"), ("note_empty_partitions", "event_trigger")];
 
 /// The library's side: what pgrx wrote down of each function, by C symbol.
 fn described(client: &mut Client) -> BTreeMap<String, Signature> {
@@ -45,25 +46,26 @@ fn described(client: &mut Client) -> BTreeMap<String, Signature> {
             SqlGraphEntity::Function(function) => {
                 (format!("{}_wrapper", function.unaliased_name), of_function(client, &function))
             }
-            SqlGraphEntity::Trigger(trigger) => {
-                (format!("{}_wrapper", trigger.function_name), of_trigger(trigger.function_name))
-            }
+            SqlGraphEntity::Trigger(trigger) => (
+                format!("{}_wrapper", trigger.function_name),
+                without_arguments(trigger.function_name, "trigger"),
+            ),
             SqlGraphEntity::Schema(_) => continue,
             other => panic!("the install script cannot be held against {other:?} yet"),
         };
         assert!(functions.insert(symbol.clone(), signature).is_none(), "two functions with symbol {symbol}");
     }
-    for name in PLAIN_TRIGGERS {
-        functions.insert(format!("{name}_wrapper"), of_trigger(name));
+    for (name, result) in PLAIN {
+        functions.insert(format!("{name}_wrapper"), without_arguments(name, result));
     }
     functions
 }
 
-fn of_trigger(name: &str) -> Signature {
+fn without_arguments(name: &str, result: &str) -> Signature {
     Signature {
         name: name.into(),
         arguments: Vec::new(),
-        result: "trigger".into(),
+        result: result.into(),
         volatility: 'v',
         parallel: 'u',
         strict: None,

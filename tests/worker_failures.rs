@@ -199,7 +199,7 @@ fn an_error_is_told_where_errors_end_sessions() {
              alter table public.entries rename column host to hostname"
         ))
         .unwrap();
-    assert_eq!(failed(&mut client), "42703: column \"host\" does not exist");
+    assert!(failed(&mut client).starts_with("42703: "));
     client.batch_execute("alter table public.entries rename column hostname to host").unwrap();
     refreshes(&mut client, 2);
     assert_eq!(health(&mut client, "last_error"), None);
