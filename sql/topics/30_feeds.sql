@@ -133,7 +133,7 @@ create view busymate_stats_internal.realtime_needs with (security_barrier = true
     ),
     used as (
         select (select pg_catalog.count(*) from pg_catalog.pg_replication_slots) as slots,
-               (select pg_catalog.count(*) from pg_catalog.pg_stat_get_wal_senders() w where w.pid is not null) as senders,
+               (select pg_catalog.count(*) from pg_catalog.pg_stat_replication) as senders,
                -- Realtime is there already, and has what it needs of both.
                exists (select from pg_catalog.pg_replication_slots slot
                         where slot.plugin = 'wal2json' and slot.database = pg_catalog.current_database()) as by_realtime

@@ -62,15 +62,19 @@ create view busymate_stats.health with (security_barrier = true) as
                  where exists (
                      select from (values ('public.service_stats'::pg_catalog.regclass),
                                          ('public.service_status'::pg_catalog.regclass)) feed (relid)
+                      -- Not pg_get_publication_tables(): a view keeps the columns that a function has, and later
+                      -- versions have one more, so that pg_upgrade could not make the view again.
                       where not exists (
-                          select from pg_catalog.pg_publication p,
-                                      lateral pg_catalog.pg_get_publication_tables(p.pubname) member
-                           where p.pubname = remembered.name and member.relid = feed.relid
-                             and member.qual is null
+                          select from pg_catalog.pg_class c
+                            join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                            join pg_catalog.pg_publication_tables member
+                              on member.schemaname = n.nspname and member.tablename = c.relname
+                           where c.oid = feed.relid and member.pubname = remembered.name
+                             and member.rowfilter is null
                              and not exists (
                                  select from pg_catalog.pg_attribute a
-                                  where a.attrelid = member.relid and a.attnum > 0 and not a.attisdropped
-                                    and a.attnum operator(pg_catalog.<>) all (member.attrs::pg_catalog.int2[]))))) as unpublished,
+                                  where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                                    and a.attname operator(pg_catalog.<>) all (member.attnames))))) as unpublished,
                (select pg_catalog.jsonb_agg(pg_catalog.format('%s. %s', need.problem, need.remedy))
                   from busymate_stats_internal.realtime_needs need
                  where exists (select from busymate_stats_internal.publications)) as needs,
