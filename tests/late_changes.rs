@@ -708,7 +708,10 @@ fn is_taken_back(statements: &str) {
     let rows: i64 = value(&mut fleet.admin, "select count(*) from public.entries where slot = 7");
     assert_eq!(rows, 1, "{statements}");
     fleet.agrees();
-    let prepared: i64 = value(&mut fleet.admin, "select count(*) from pg_prepared_xacts where gid = 'taken'");
+    let prepared: i64 = value(
+        &mut fleet.admin,
+        "select count(*) from pg_prepared_xacts where gid = 'taken' and database = current_database()",
+    );
     if prepared > 0 {
         fleet.run("commit prepared 'taken'");
         fleet.agrees();
