@@ -336,12 +336,16 @@ pub fn prepare(cluster: &Cluster, tables: &Tables) -> String {
     database
 }
 
-/// Waits until the attached table's entries are sealed, so that the twin's round pays for none of it.
+/// Waits until the attached table's entries are sealed, so that the twin's round pays for none of it. While nothing comes the
+/// boundary stands still.
 fn await_quiet(client: &mut Client) {
     let now: i64 = value(client, "select (extract(epoch from clock_timestamp()) * 1000)::bigint");
     let sealed = format!(
-        "select coalesce((select max(boundary) from busymate_stats_internal.seal_state where boundary = goal)
-                             > to_timestamp({now} / 1000.0), false)"
+        "select coalesce(boundary > moment
+                         or not exists (select from public.entries where created_at >= boundary and created_at < moment)
+                            and not exists (select from busymate_stats_internal.late_changes), false)
+           from (select max(boundary), to_timestamp({now} / 1000.0)
+                   from busymate_stats_internal.seal_state where boundary = goal) sealed (boundary, moment)"
     );
     let started = Instant::now();
     while !value::<bool>(client, &sealed) {
