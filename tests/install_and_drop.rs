@@ -218,7 +218,7 @@ fn a_schema_that_somebody_has_squatted_in_is_refused() {
     assert!(!value::<bool>(&mut client, "select rolsuper from pg_roles where rolname = 'install_squatter'"));
 }
 
-/// The second schema is made by the script alone: whoever owns one of its name may drop what would be in it.
+/// The second schema is made by the script alone: the owner of another one of that name could drop what would be in it.
 #[test]
 fn an_internal_schema_that_is_there_is_refused() {
     let (_, mut client) = bare("internal");

@@ -700,7 +700,7 @@ fn a_users_own_trigger_on_a_feed_runs_with_its_authors_rights() {
     }
     let shown = "select (detail -> 'foreign_objects')::text from busymate_stats.health where feed = 'stats'";
     assert_eq!(value::<String>(&mut client, shown), "[]");
-    // Whoever calls, the trigger learns nothing of the request, and the caller's settings are as before.
+    // The trigger learns nothing of the request of any caller, and settings are as before.
     client
         .batch_execute(
             r#"begin; select set_config('request.headers', '{"authorization": "Bearer secret"}', true),
@@ -715,7 +715,7 @@ fn a_users_own_trigger_on_a_feed_runs_with_its_authors_rights() {
     client.batch_execute("commit; select busymate_stats.detach()").unwrap();
     let others = format!("select count(*) from {login}.audit where who <> '{login}' or headers <> ''");
     assert_eq!(value::<i64>(&mut client, &others), 0);
-    // Whoever writes into a feed otherwise would run at commit what the function may have queued.
+    // A write into a feed from elsewhere would run at commit what the function may have queued.
     let refused = refusal(&mut client, "update public.service_status set updated_at = updated_at");
     assert_eq!(refused.code, "55000", "{refused:?}");
     assert!(refused.message.contains("trigger note on table"), "{refused:?}");

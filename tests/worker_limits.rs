@@ -1,5 +1,5 @@
 //! A role that owns what is attached, or a slow query, keeps no worker for ever: every step has a time limit, no database
-//! keeps the workers from the others, and a worker ends for whoever waits for what it holds.
+//! keeps the workers from the others, and a worker ends for the session that waits for what it holds.
 
 mod harness;
 

@@ -1,5 +1,5 @@
 //! Keeps Rust backtraces out of what clients are sent. With `RUST_BACKTRACE` in the server's environment, pgrx would put
-//! one into the DETAIL of every error that passes through the library, whoever raised it.
+//! one into the DETAIL of every error that passes through the library, no matter which code raised it.
 
 use std::backtrace::Backtrace;
 use std::env;

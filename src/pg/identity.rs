@@ -61,7 +61,7 @@ pub fn writes_as_given() -> bool {
     }
 }
 
-/// Whether this session applies what a replication origin sends, be it a subscription's first copy; not, whether it only
+/// Whether this session applies what a replication origin sends, a subscription's first copy included; not whether it only
 /// has its triggers rest as a replica's do.
 pub fn applies_changes() -> bool {
     // SAFETY: backend-local variables.

@@ -103,7 +103,7 @@ pub fn writing_own<R>(work: impl FnOnce() -> R) -> R {
     meaning(Meant::WhatItWrites, work)
 }
 
-/// Runs `work`, whose first statement reads tables of the library's own and nothing else: `check` is told of each.
+/// Runs `work`, whose first statement reads tables of the library's own and nothing else: `check` is called for each.
 pub fn reading_own<R>(work: impl FnOnce() -> R) -> R {
     meaning(Meant::WhatItReads, work)
 }

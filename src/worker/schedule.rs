@@ -52,7 +52,7 @@ pub enum Cause {
 pub struct Brief {
     /// How often in a row the job was ended before it had done.
     pub ended: u8,
-    /// What is to be told of it, and nothing else done.
+    /// What is to be said of it, and nothing else done.
     pub tell: Option<Cause>,
 }
 
