@@ -23,8 +23,7 @@ pub struct Target {
     pub is_ordinary: bool,
 }
 
-/// Raises where the write must not take place.
-/// What is asked for is whether the table is the library's.
+/// Raises where the write must not take place; gives whether the table is the library's.
 type Check = fn(Target) -> bool;
 
 static CHECK: OnceLock<Check> = OnceLock::new();

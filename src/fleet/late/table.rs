@@ -1,4 +1,4 @@
-//! Stores packs of late changes, one row for each, and reads them back for readers and the sealer.
+//! Stores packs of late changes, one row each. Readers and the sealer get them back from here.
 
 use crate::fleet::clock::Timestamp;
 use crate::pg::own_rows::{ColumnValue, Place, WrongShape, delete_rows, insert_rows};
