@@ -100,6 +100,23 @@ const OWNER_SETTINGS: [(&CStr, &CStr); 9] = [
     (c"jit", c"off"),
 ];
 
+/// Sets what any user may set, until the innermost level of settings is closed.
+fn set_for_now(name: &CStr, value: &CStr) {
+    // SAFETY: both strings end with NUL. An error raised inside leaves the level to the abort of the (sub)transaction.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
 /// Runs `work` as `owner` in a security-restricted operation, the way REFRESH MATERIALIZED VIEW runs a view's query:
 /// whatever function, operator, view or policy `work` reaches, it has that owner's rights and cannot get out of them.
 ///
@@ -120,19 +137,7 @@ pub fn as_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
         pg_sys::NewGUCNestLevel()
     };
     for (name, value) in OWNER_SETTINGS {
-        // SAFETY: both strings end with NUL; every one of these settings may be set by any user.
-        unsafe {
-            pg_sys::set_config_option(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
-        }
+        set_for_now(name, value);
     }
     let result = work();
     // SAFETY: `nest_level` is the level opened above, and nothing between left one of its own open.
@@ -150,22 +155,9 @@ const REQUEST_SETTINGS: [&CStr; 3] = [c"request.headers", c"request.cookies", c"
 pub fn as_owner_without_request<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     as_owner(owner, || {
         for name in REQUEST_SETTINGS {
-            // SAFETY: both strings end with NUL. A setting that was never made is left alone; the others are any user's to
-            // set, and `as_owner` puts them back.
-            unsafe {
-                if pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null() {
-                    continue;
-                }
-                pg_sys::set_config_option(
-                    name.as_ptr(),
-                    c"".as_ptr(),
-                    pg_sys::GucContext::PGC_USERSET,
-                    pg_sys::GucSource::PGC_S_SESSION,
-                    pg_sys::GucAction::GUC_ACTION_SAVE,
-                    true,
-                    0,
-                    false,
-                );
+            // SAFETY: the name ends with NUL; told not to raise for a setting that was never made.
+            if !unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) }.is_null() {
+                set_for_now(name, c"");
             }
         }
         work()
