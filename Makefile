@@ -11,6 +11,8 @@ VARIANT   ?=
 PROFILE   := $(or $(VARIANT:-%=%),release)
 TARGET    := target/pg$(PG_MAJOR)$(VARIANT)
 LIBRARY   := $(TARGET)/$(PROFILE)/lib$(EXTENSION).so
+# When the library was built, and for which server.
+BUILT     := $(TARGET).built
 
 PKGLIBDIR := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --pkglibdir,echo))
 SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
@@ -20,7 +22,7 @@ export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 CARGO_TESTS := --package busymate_stats_tests --target-dir target/tests --locked
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-.PHONY: torture-run all need-pg build install uninstall script stage test-packages test torture mutants soak held bench lint demo stop setup clean
+.PHONY: torture-run all need-pg build install uninstall script stage test-packages test test-bare torture mutants soak held bench lint demo stop setup clean
 
 all: build
 
@@ -28,9 +30,14 @@ need-pg:
 	@test -n "$(PG_MAJOR)" || { echo "No PostgreSQL server headers found. Run scripts/setup, or name yours: make PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
 
 build: need-pg
+	@mkdir -p $(dir $(BUILT))
+	@echo '$(PG_CONFIG)' >$(BUILT).part
 	cargo build --profile $(PROFILE) $(CARGO_PG)
+	@mv $(BUILT).part $(BUILT)
 
-install: build
+# Builds only what has changed since `make`, so that it needs no cargo under sudo.
+install: need-pg
+	@scripts/ensure-built '$(LIBRARY)' '$(BUILT)' '$(PG_CONFIG)'
 	install -d '$(DESTDIR)$(PKGLIBDIR)' '$(DESTDIR)$(SHAREDIR)/extension'
 	install -m 755 $(LIBRARY) '$(DESTDIR)$(PKGLIBDIR)/$(EXTENSION).so'
 	install -m 644 $(EXTENSION).control $(wildcard sql/$(EXTENSION)--*.sql) '$(DESTDIR)$(SHAREDIR)/extension/'
@@ -98,6 +105,13 @@ bench: stage
 	@BENCH_SIZES='$(SIZES)' BENCH_QUICK='$(QUICK)' scripts/run-bench '$(PG_CONFIG)' $(CARGO_TESTS)
 	@benches/idle-cpu '$(PG_CONFIG)'
 	@benches/idle-wal '$(PG_CONFIG)'
+
+# Follows README in minimal roots of Debian 12, 13 and forky, as root and as a user with sudo: an hour or more. Root only.
+test-bare:
+	scripts/test-bare-root bookworm
+	scripts/test-bare-root trixie --user
+	scripts/test-bare-root forky --user
+	scripts/test-bare-root forky
 
 demo:
 	@scripts/demo start
