@@ -26,7 +26,7 @@ CORE_SKIPS := --skip docs:: --skip mcp::clients --skip mcp::conformance --skip m
     --skip sealed::apply_workers --skip access::static_analysis
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-.PHONY: torture-run all need-pg build install uninstall script stage test-packages test test-bare torture mutants soak held bench lint demo stop setup clean
+.PHONY: torture-run all need-pg build install uninstall script stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
 
 all: build
 
@@ -53,6 +53,16 @@ uninstall: need-pg
 script:
 	scripts/assemble-sql $(TOPICS) > $(SCRIPT)
 
+# A Debian package for one PostgreSQL: make deb PG=17. Left in target/deb/.
+deb:
+	@scripts/build-deb '$(or $(PG),$(PG_MAJOR))'
+
+# What PGXN takes: the last commit's files, in a zip file named after the version.
+dist:
+	@mkdir -p target
+	git archive --format=zip --prefix=$(EXTENSION)-$(VERSION)/ --output=target/$(EXTENSION)-$(VERSION).zip HEAD
+	@echo target/$(EXTENSION)-$(VERSION).zip
+
 # A private copy of the server with the extension in it: tests and the demo leave the system's own alone.
 stage: need-pg
 	@scripts/stage '$(PG_CONFIG)'
@@ -63,6 +73,12 @@ lint: need-pg
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 	cargo clippy --all-targets $(CARGO_PG) --features torture -- -D warnings
 	cargo clippy --all-targets $(CARGO_TESTS) -- -D warnings
+	@$(MAKE) --no-print-directory licences
+
+# What deny.toml says of the crates' licences and sources, where cargo-deny is installed; and advisories, where their
+# database can be had from the network.
+licences:
+	@scripts/check-crates
 
 # Some tests run others' software: pg_cron, pg_partman, pglogical, wal2json, pgaudit, nginx, Alembic, MCP clients.
 test-packages:

@@ -5,6 +5,7 @@ mod install_and_drop;
 mod library_agrees;
 mod linter;
 mod make_install;
+mod packages;
 mod pgaudit;
 mod says_what_is_wrong;
 mod schema_tools;
