@@ -9,7 +9,7 @@ TOPICS    := $(sort $(wildcard sql/topics/*.sql))
 # -torture for the library with hooks that no user's may have: a build and a stage of its own.
 VARIANT   ?=
 PROFILE   := $(or $(VARIANT:-%=%),release)
-TARGET    := target/pg$(PG_MAJOR)$(VARIANT)
+TARGET    := target/pg$(shell $(if $(PG_CONFIG),scripts/server-name $(PG_CONFIG),echo))$(VARIANT)
 LIBRARY   := $(TARGET)/$(PROFILE)/lib$(EXTENSION).so
 # When the library was built, and for which server.
 BUILT     := $(TARGET).built
@@ -20,6 +20,10 @@ SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
 export VARIANT
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 CARGO_TESTS := --package busymate_stats_tests --target-dir target/tests --locked
+# What a version that is not tested in full leaves out: what needs other software, or looks at texts.
+CORE_SKIPS := --skip docs:: --skip mcp::clients --skip mcp::conformance --skip mcp::gateway --skip install::pgaudit \
+    --skip install::library_agrees --skip install::schema_tools --skip fleet::partman --skip worker::cron \
+    --skip sealed::apply_workers --skip access::static_analysis
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
 .PHONY: torture-run all need-pg build install uninstall script stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
@@ -80,10 +84,58 @@ licences:
 test-packages:
 	@scripts/setup-tests
 
-test: lint test-packages stage
+# The server that is found, or PG_CONFIG's.
+test: lint test-packages test-full
+
+# Every supported version, or the JOBS that are named; FULL names the versions that are tested in full.
+test-all: lint test-packages
+	@scripts/test-all $(JOBS)
+
+# One red step does not keep the next from running.
+test-full: build-full
+	@failed=; \
+	for step in test-units test-it torture; do \
+	    $(MAKE) --no-print-directory $$step SEED=$(or $(SEED),20261124) || failed="$$failed $$step"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+# All that test-full builds.
+build-full: stage
+	cargo test --no-run --lib $(CARGO_PG)
+	cargo test --no-run $(CARGO_TESTS)
+	@$(MAKE) --no-print-directory stage VARIANT=-torture
+
+# The code's own tests, beside it.
+test-units: need-pg
 	cargo test --lib $(CARGO_PG)
+
+# FILTER=worker:: for the tests so named.
+test-it: stage
 	scripts/run-tests '$(PG_CONFIG)' it $(FILTER)
-	@$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124)
+
+# Of the same, what needs no other software than the server, with the library that the torture builds; a shorter torture.
+test-core: export VARIANT = -torture
+test-core: build-core
+	@echo "left out: $(subst --skip ,,$(CORE_SKIPS))"
+	@failed=; \
+	scripts/run-tests '$(PG_CONFIG)' it $(CORE_SKIPS) || failed=" it"; \
+	$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=$(or $(STEPS),500) || failed="$$failed torture"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+build-core: export VARIANT = -torture
+build-core: stage
+	cargo test --no-run $(CARGO_TESTS)
+
+# The torture alone, on a server with assertions: a part of it with its caches discarded at every chance.
+test-torture: export VARIANT = -torture
+test-torture: build-core
+	@failed=; \
+	$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) || failed=" torture"; \
+	BUSYMATE_TEST_OPTIONS='-c debug_discard_caches=1' \
+	    $(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=20 FILTER=schedules:: || failed="$$failed discarded"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+build-torture: build-core
 
 # Random schedules against the sealed window: STEPS=100000 for a long run, SEED=… for one that was seen before, THIN=1
 # with a comparison or two after each step rather than eight, FILTER=decoded for the tests so named.

@@ -4,6 +4,7 @@ mod dump_by_owner;
 mod install_and_drop;
 mod library_agrees;
 mod linter;
+mod make_install;
 mod packages;
 mod pgaudit;
 mod says_what_is_wrong;
