@@ -19,7 +19,7 @@ export VARIANT
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-.PHONY: torture-run all need-pg build install uninstall script stage test-packages test torture mutants soak held bench lint demo stop setup clean
+.PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test torture mutants soak held bench lint demo stop setup clean
 
 all: build
 
@@ -40,6 +40,10 @@ uninstall: need-pg
 # The install script is the topics in order. It is committed, so that installing needs no generator.
 script:
 	scripts/assemble-sql $(TOPICS) > $(SCRIPT)
+
+# At a release: its scripts are listed in sql/released.sha256, and are never edited again.
+release-sql:
+	@scripts/release-sql
 
 # A private copy of the server with the extension in it: tests and the demo leave the system's own alone.
 stage: need-pg
