@@ -66,11 +66,16 @@ pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     found == pg_sys::AclResult::ACLCHECK_OK
 }
 
-/// Whether this session holds a relation locked against everybody else.
+/// Whether this session holds a relation that is locked against everybody else too. (Servers of before November 2024 have no
+/// CheckRelationOidLockedByMe.)
 pub fn is_locked_alone(relation: pg_sys::Oid) -> bool {
-    // SAFETY: looks into the backend's own list of its locks.
+    // SAFETY: the relation is locked, and open while the backend's own list of its locks is searched.
     unsafe {
-        pg_sys::CheckRelationOidLockedByMe(relation, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE, true)
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+        let alone = pg_sys::CheckRelationLockedByMe(opened, mode, false);
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        alone
     }
 }
 
