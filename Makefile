@@ -17,6 +17,7 @@ SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
 
 export VARIANT
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
+CARGO_TESTS := --package busymate_stats_tests --target-dir target/tests --locked
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
 .PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test torture mutants soak held bench lint demo stop setup clean
@@ -54,13 +55,15 @@ lint: need-pg
 	cargo fmt --manifest-path tests/mcp_clients/rust/Cargo.toml -- --check
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 	cargo clippy --all-targets $(CARGO_PG) --features torture -- -D warnings
+	cargo clippy --all-targets $(CARGO_TESTS) -- -D warnings
 
 # Some tests run others' software: pg_cron, pg_partman, pglogical, wal2json, pgaudit, nginx, Alembic, MCP clients.
 test-packages:
 	@scripts/setup-tests
 
 test: lint test-packages stage
-	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) $(TESTFLAGS)
+	cargo test --lib $(CARGO_PG)
+	scripts/run-tests '$(PG_CONFIG)' it $(FILTER)
 	@$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124)
 
 # Random schedules against the sealed window: STEPS=100000 for a long run, SEED=… for one that was seen before, THIN=1
@@ -69,23 +72,23 @@ torture: export BUSYMATE_STEPS = $(STEPS)
 torture: export BUSYMATE_THIN = $(THIN)
 torture: export BUSYMATE_SEED = $(SEED)
 torture:
-	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN='torture late_changes sealed_races sealed_upkeep partitions roster_torture roster_races'
+	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN='--skip mutants::'
 
 # The same against variants that break one rule each: every one must be found.
 mutants:
-	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN=mutants
+	@$(MAKE) --no-print-directory torture-run VARIANT=-torture RUN=mutants::
 
 torture-run: stage
-	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --profile torture $(RUN:%=--test %) -- --nocapture $(FILTER)
+	scripts/run-tests '$(PG_CONFIG)' torture --nocapture $(RUN) $(FILTER)
 
 # Ten thousand ticks, some minutes; prints what they cost the launcher.
 soak: stage
-	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --test soak -- --ignored
+	scripts/run-tests '$(PG_CONFIG)' it worker::soak --ignored
 
 # An hour of load beside a held snapshot and beside a writer left open; prints latencies and sizes. MINUTES=… is shorter.
 held: export BUSYMATE_MINUTES = $(MINUTES)
 held: stage
-	scripts/run-tests '$(PG_CONFIG)' $(CARGO_PG) --test held -- --ignored --nocapture
+	scripts/run-tests '$(PG_CONFIG)' it sealed::held --ignored --nocapture
 
 # Prints one Markdown table. SIZES="100000000" adds a size to 1 M and 10 M, a list replaces them; QUICK=1 takes fewer
 # samples. ONLY=read, write, access or ddl runs a part; ONLY=write ROWS='60 s late' of that the rows of ingest and retention so
@@ -96,7 +99,7 @@ bench: export BENCH_ONLY = $(ONLY)
 bench: export BENCH_ROWS = $(ROWS)
 bench: QUICK ?= $(BENCH_QUICK)
 bench: stage
-	@BENCH_SIZES='$(SIZES)' BENCH_QUICK='$(QUICK)' scripts/run-bench '$(PG_CONFIG)' $(CARGO_PG)
+	@BENCH_SIZES='$(SIZES)' BENCH_QUICK='$(QUICK)' scripts/run-bench '$(PG_CONFIG)' $(CARGO_TESTS)
 	@benches/idle-cpu '$(PG_CONFIG)'
 	@benches/idle-wal '$(PG_CONFIG)'
 

@@ -2,10 +2,10 @@
 
 use crate::Plan;
 use crate::fleet::Fleet;
-use crate::harness::{Cluster, value};
 use crate::measure::{Samples, backend_cpu, note, timed};
 use crate::report::{Goal, Report, Row, grouped, short};
 use crate::server::reader;
+use harness::{Cluster, value};
 use postgres::Client;
 
 /// The same check by other means, and how many calls or rows of them are enough to measure it.

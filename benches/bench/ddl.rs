@@ -1,9 +1,9 @@
 //! What DDL that is none of the fleet's costs beside a partitioned fleet: 1,000 CREATE TABLE in one transaction.
 
 use crate::Plan;
-use crate::harness::{Cluster, value};
 use crate::measure::{Samples, backend_cpu, note, timed};
 use crate::report::{Goal, Report, Row};
+use harness::{Cluster, value};
 use postgres::Client;
 
 /// Partitions of the fleet that stands beside.

@@ -1,10 +1,10 @@
 //! A million devices: what reading their figures costs, what counting them costs, and what an update of all of them pays.
 
 use crate::Plan;
-use crate::harness::{Cluster, eventually_within, value};
 use crate::measure::{Samples, note, timed};
 use crate::report::{Goal, Report, Row, grouped, short};
 use crate::server::{self, reader};
+use harness::{Cluster, eventually_within, value};
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

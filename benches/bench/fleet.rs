@@ -1,9 +1,9 @@
 //! Fleets to measure on.
 
-use crate::harness::{Cluster, value};
 use crate::measure::{note, timed};
 use crate::report::grouped;
 use crate::server;
+use harness::{Cluster, value};
 use postgres::Client;
 
 /// A database with a fleet's tables in it.

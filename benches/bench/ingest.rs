@@ -7,10 +7,10 @@
 
 use crate::Plan;
 use crate::fleet::SOURCE;
-use crate::harness::{Cluster, value};
 use crate::measure::{Samples, backend_cpu, note};
 use crate::report::{Goal, Report, Row};
 use crate::server;
+use harness::{Cluster, value};
 use postgres::{Client, Statement};
 use std::fmt::Write as _;
 use std::io::Write as _;

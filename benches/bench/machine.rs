@@ -1,9 +1,9 @@
 //! Where and what was measured.
 
-use crate::harness::{Cluster, value};
 use crate::measure::note;
 use crate::report::{Report, grouped};
 use crate::{Plan, server};
+use harness::{Cluster, value};
 use std::fs;
 use std::process::Command;
 

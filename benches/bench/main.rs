@@ -1,9 +1,6 @@
 //! The figures that README quotes: every row of the goals that concerns statistics, ingest into plain and partitioned
 //! tables, and the capability check. Prints one Markdown table; a row that misses its goal says so.
 
-#[path = "../../tests/harness/mod.rs"]
-mod harness;
-
 mod access;
 mod ddl;
 mod devices;

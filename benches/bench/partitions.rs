@@ -1,10 +1,10 @@
 //! Entries partitioned by day: what writers pay, and what it takes to let old days go.
 
 use crate::Plan;
-use crate::harness::{Cluster, eventually_within, value};
 use crate::ingest::{self, Tables};
 use crate::measure::{Samples, backend_cpu, note, timed};
 use crate::report::{Goal, Report, Row, grouped};
+use harness::{Cluster, eventually_within, value};
 use postgres::Client;
 use std::time::Duration;
 

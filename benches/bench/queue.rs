@@ -2,11 +2,11 @@
 //! one statement writes. Not part of the whole benchmark, for it takes minutes and says the same each time.
 
 use crate::Plan;
-use crate::harness::{Cluster, value};
 use crate::ingest;
 use crate::measure::{note, peak_memory, timed};
 use crate::report::{Goal, Report, Row, grouped, short};
 use crate::server;
+use harness::{Cluster, value};
 use std::io::Write as _;
 
 /// Lines of the text that is copied again and again.

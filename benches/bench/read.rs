@@ -2,11 +2,11 @@
 
 use crate::Plan;
 use crate::fleet::{self, DEVICE, Fleet, HOST, SOURCE, STATUS};
-use crate::harness::{Cluster, value};
 use crate::measure::{Samples, backend_cpu, note, timed};
 use crate::report::{Goal, Report, Row, short};
 use crate::seal;
 use crate::server::reader;
+use harness::{Cluster, value};
 use postgres::{Client, Statement};
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,11 +2,11 @@
 
 use crate::Plan;
 use crate::fleet::{Fleet, attach};
-use crate::harness::{Cluster, value};
 use crate::measure::{Samples, note, timed};
 use crate::read::while_entries_arrive;
 use crate::report::{Goal, Report, Row, short};
 use crate::server;
+use harness::{Cluster, value};
 use postgres::Client;
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The server that is measured: the staged one, with settings that a production server of this size would have.
 
-use crate::harness::{Cluster, SUPABASE_ROLES};
 use crate::machine;
+use harness::{Cluster, SUPABASE_ROLES};
 use postgres::Client;
 
 /// The user whose token the readers show.

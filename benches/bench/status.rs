@@ -1,12 +1,12 @@
 //! What the status feed costs.
 
 use crate::Plan;
-use crate::harness::Cluster;
-use crate::harness::listeners::counting;
 use crate::measure::note;
 use crate::report::{Goal, Report, Row, short};
 use crate::seal::ended_children;
 use crate::server;
+use harness::Cluster;
+use harness::listeners::counting;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

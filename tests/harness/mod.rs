@@ -1,6 +1,5 @@
 //! Throw-away clusters for the tests: made in a temporary directory, run by a user that is not root, reached through a
 //! Unix socket only, and gone when the test process ends, however it ends.
-#![allow(dead_code)] // Each test file uses its part.
 
 use postgres::error::DbError;
 use postgres::{Client, Config, NoTls};
@@ -30,6 +29,9 @@ pub mod worker;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The checkout that the tests belong to.
+pub const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"))
@@ -89,6 +91,21 @@ pub fn left_out(what: &str) {
 /// The built library.
 pub fn library() -> PathBuf {
     variable("BUSYMATE_TEST_LIBRARY").into()
+}
+
+/// The major version of the staged server.
+pub fn major() -> u32 {
+    static MAJOR: OnceLock<u32> = OnceLock::new();
+    *MAJOR.get_or_init(|| {
+        let version = run(Command::new(bin().join("postgres")).arg("--version"));
+        let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
+        digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap()
+    })
+}
+
+/// The setting that has every query planned with a parallel worker.
+pub fn forces_parallel_plans() -> &'static str {
+    if major() < 16 { "force_parallel_mode" } else { "debug_parallel_query" }
 }
 
 /// A command of the staged server, run as the user that owns the clusters.

@@ -1,0 +1,17 @@
+mod claims;
+mod gate;
+mod grants;
+mod model;
+mod owner_rights;
+mod owner_rights_names;
+mod read_only;
+mod revoked_tokens;
+mod rights;
+mod role_claim;
+mod roles;
+mod roles_builtin;
+mod security;
+mod stale_grants;
+mod static_analysis;
+mod trusted_logins;
+mod who_did_what;

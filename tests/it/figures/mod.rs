@@ -1,0 +1,6 @@
+mod by_hand;
+mod feeds;
+mod keys;
+mod oracle;
+mod parallel;
+mod relations;

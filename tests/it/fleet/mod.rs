@@ -1,0 +1,7 @@
+mod attach;
+mod ddl;
+mod drop_beside_writers;
+mod lifecycle;
+mod partman;
+mod relations;
+mod without_event_triggers;

@@ -1,0 +1,12 @@
+mod backtraces;
+mod dump;
+mod dump_by_owner;
+mod install_and_drop;
+mod library_agrees;
+mod linter;
+mod pgaudit;
+mod says_what_is_wrong;
+mod schema_tools;
+mod smoke;
+mod surface;
+mod version;

@@ -1,0 +1,5 @@
+mod clients;
+mod conformance;
+mod gateway;
+mod http;
+mod safety;

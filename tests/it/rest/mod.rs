@@ -1,0 +1,4 @@
+mod contract;
+mod publish;
+mod realtime;
+mod reload;

@@ -1,0 +1,13 @@
+mod apply_workers;
+mod capture;
+mod decoding_late_rows;
+mod dump;
+mod health;
+mod held;
+mod idle;
+mod kills;
+mod plain;
+mod replication;
+mod roster;
+mod shards;
+mod verify;

@@ -1,0 +1,12 @@
+mod crashes;
+mod cron;
+mod failures;
+mod finds;
+mod health;
+mod limits;
+mod many;
+mod out_of_the_way;
+mod soak;
+mod standby;
+mod statistics;
+mod verify;
