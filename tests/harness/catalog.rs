@@ -122,9 +122,10 @@ pub fn definitions(client: &mut Client) -> Vec<String> {
                             pg_get_expr(polwithcheck, polrelid), obj_description(oid, 'pg_policy')))
                from pg_policy where polrelid in ({relations})"
         ),
+        // A view's rule is read below.
         format!(
             "select format('rule of %s: %s %s', ev_class::regclass, pg_get_ruledef(oid), ev_enabled)
-               from pg_rewrite where ev_class in ({relations})"
+               from pg_rewrite where ev_class in ({relations}) and rulename <> '_RETURN'"
         ),
         format!("select pg_get_functiondef(oid) from pg_proc where oid in ({functions})"),
         "select format('event trigger %s: %s', evtname, (evtevent, evtfoid::regprocedure, evtenabled, evttags))
@@ -133,13 +134,32 @@ pub fn definitions(client: &mut Client) -> Vec<String> {
         format!(
             "select format('initially, on %s: %s for %s %s', pg_describe_object(i.classoid, i.objoid, i.objsubid),
                            held.privilege_type, held.grantee::regrole, held.is_grantable)
-               from pg_init_privs i join ({MEMBERS}) m on m.classid = i.classoid and m.objid = i.objoid,
-                    aclexplode(i.initprivs) held"
+               from pg_init_privs i join ({MEMBERS}) m on m.classid = i.classoid and m.objid = i.objoid
+               left join pg_proc f on m.classid = 'pg_proc'::regclass and f.oid = m.objid,
+                    aclexplode(i.initprivs) held
+              -- pg_upgrade does not note what every function has.
+              where not coalesce(i.initprivs @> acldefault('f', f.proowner) and i.initprivs <@ acldefault('f', f.proowner), false)"
         ),
     ] {
         found.extend(list(client, &query));
     }
+    for view in
+        list(client, &format!("select oid from pg_class where oid in ({relations}) and relkind = 'v'"))
+    {
+        found.push(format!("view {view}", view = read_back(client, &view)));
+    }
     found
+}
+
+/// A view's definition as it is written back once more: the first time may put in a cast or a pair of parentheses.
+fn read_back(client: &mut Client, oid: &str) -> String {
+    let definition = |of: &str| format!("select {of}::regclass || ': ' || pg_get_viewdef({of}::regclass)");
+    let [first] = list(client, &definition(oid)).try_into().unwrap();
+    let (name, query) = first.split_once(": ").unwrap();
+    with_planted(client, &format!("create temporary view read_back as {query}"), |client| {
+        let row = client.query_one("select pg_get_viewdef('read_back'::regclass)", &[]).unwrap();
+        format!("{name}: {}", row.get::<_, String>(0))
+    })
 }
 
 /// Every row of every table of the extension that is configuration, and who may do what.

@@ -25,6 +25,7 @@ pub mod listeners;
 pub mod postgrest;
 pub mod postgrest_schema;
 pub mod status;
+pub mod upgrade;
 pub mod worker;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.
@@ -53,7 +54,8 @@ pub struct Server {
 impl Server {
     /// The server that is tested.
     pub fn under_test() -> Self {
-        Self::at(bin())
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(|| Self::at(bin())).clone()
     }
 
     /// Another one, of that major version: one of those in `BUSYMATE_TEST_OTHER_SERVERS`, as `16=/path/to/bin:18=/path/to/bin`.
@@ -67,9 +69,9 @@ impl Server {
 
     fn at(bin: PathBuf) -> Self {
         let version = run(Command::new(bin.join("postgres")).arg("--version"));
-        let number = version.split(' ').nth(2).and_then(|number| number.split('.').next());
-        let major = number.and_then(|major| major.trim().parse().ok());
-        Self { bin, major: major.unwrap_or_else(|| panic!("{version}")) }
+        let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let major = digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap();
+        Self { bin, major }
     }
 
     /// One of its programs, run as the user that owns the clusters.
@@ -95,12 +97,7 @@ pub fn library() -> PathBuf {
 
 /// The major version of the staged server.
 pub fn major() -> u32 {
-    static MAJOR: OnceLock<u32> = OnceLock::new();
-    *MAJOR.get_or_init(|| {
-        let version = run(Command::new(bin().join("postgres")).arg("--version"));
-        let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
-        digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap()
-    })
+    Server::under_test().major
 }
 
 /// The setting that has every query planned with a parallel worker.

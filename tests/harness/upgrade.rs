@@ -1,5 +1,6 @@
 //! Upgrading a cluster to another major version, by pg_upgrade.
 
+use super::catalog::definitions;
 use super::{CHECKOUT, Cluster, Server, value};
 use postgres::Client;
 use std::fs;
@@ -41,7 +42,8 @@ fn logs_below(directory: &Path) -> String {
             } else if path.extension().is_some_and(|extension| extension == "log" || extension == "txt") {
                 let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
                 let lines: Vec<_> = text.lines().collect();
-                found += &format!("{}:\n{}\n", path.display(), lines[lines.len().saturating_sub(15)..].join("\n"));
+                found +=
+                    &format!("{}:\n{}\n", path.display(), lines[lines.len().saturating_sub(15)..].join("\n"));
             }
         }
     }
@@ -64,4 +66,17 @@ pub fn clear_column_versions(client: &mut Client) {
     let after = operating.split("### Columns that 18 does not take").nth(1).unwrap();
     let statement = after.split("```sql\n").nth(1).unwrap().split("```").next().unwrap();
     client.batch_execute(statement).unwrap();
+}
+
+/// The extension in a database, however it came to be what it is, is what CREATE EXTENSION makes there.
+#[track_caller]
+pub fn is_as_new(cluster: &Cluster, client: &mut Client) {
+    let fresh = cluster.create_database("fresh");
+    let mut fresh = cluster.connect(&fresh);
+    fresh.batch_execute("create extension busymate_stats").unwrap();
+    let (expected, found) = (definitions(&mut fresh), definitions(client));
+    let difference = |of: &[String], from: &[String]| -> Vec<String> {
+        of.iter().filter(|line| !from.contains(line)).cloned().collect()
+    };
+    assert_eq!(difference(&found, &expected), difference(&expected, &found));
 }

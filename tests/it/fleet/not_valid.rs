@@ -33,7 +33,8 @@ fn fleet(entries: &str) -> Option<Client> {
 }
 
 const PLAIN: &str = "";
-const PARTITIONED: &str = "partition by range (created_at); create table public.part partition of public.entries default";
+const PARTITIONED: &str =
+    "partition by range (created_at); create table public.part partition of public.entries default";
 const ATTACH: &str = "select busymate_stats.attach('public.entries', 'public.devices')";
 
 #[test]
@@ -68,7 +69,9 @@ fn it_ends_a_seal_until_it_is_validated() {
         client.batch_execute(ATTACH).unwrap();
         is_sealed_and_right(&mut client);
 
-        let steps = format!("begin; alter table public.entries alter created_at drop not null; {STRAYS}; {ADD}; commit");
+        let steps = format!(
+            "begin; alter table public.entries alter created_at drop not null; {STRAYS}; {ADD}; commit"
+        );
         client.batch_execute(&steps).unwrap();
         assert_eq!(stats_at(&mut client, "now")["total_entries"], 1500);
         let reason = "column \"created_at\" of public.entries may be null";
@@ -81,7 +84,11 @@ fn it_ends_a_seal_until_it_is_validated() {
         // Dropped and added again, still with rows that have none.
         client.batch_execute("alter table public.entries drop constraint timed").unwrap();
         client.batch_execute(ADD).unwrap();
-        client.batch_execute("insert into public.entries (created_at, host) values (now() - interval '3 h', 'late')").unwrap();
+        client
+            .batch_execute(
+                "insert into public.entries (created_at, host) values (now() - interval '3 h', 'late')",
+            )
+            .unwrap();
         assert_eq!(stats_at(&mut client, "now")["total_entries"], 1501);
 
         client

@@ -1,10 +1,10 @@
 //! Promise: a server with the extension goes through pg_upgrade from each earlier version, and a dump of it into a later one.
 //! What comes out is what CREATE EXTENSION makes there, with the fleet, the roles and the figures of before.
 
-use harness::catalog::{configuration, definitions, list};
+use harness::catalog::{configuration, list};
 use harness::decoding::Slot;
 use harness::fleet::stats_at;
-use harness::upgrade::{INITDB, clear_column_versions, has_column_versions, upgrade};
+use harness::upgrade::{INITDB, clear_column_versions, has_column_versions, is_as_new, upgrade};
 use harness::worker::{is_sealed_and_right, wait_for_seal};
 use harness::{Cluster, NO_WORKER, SUPABASE_ROLES, Server, dump, left_out, run, value};
 use postgres::Client;
@@ -21,7 +21,9 @@ fn earlier_server(from: u32) -> Option<Server> {
     }
     let found = Server::other(from);
     if found.is_none() && WANTED.contains(&(from, to)) {
-        left_out(&format!("an upgrade from {from} to {to}: BUSYMATE_TEST_OTHER_SERVERS names no server {from}"));
+        left_out(&format!(
+            "an upgrade from {from} to {to}: BUSYMATE_TEST_OTHER_SERVERS names no server {from}"
+        ));
     }
     found
 }
@@ -74,7 +76,8 @@ const CONFIGURATION: &str = r#"
     revoke execute on function public.has_capability(text, text) from public;
     grant execute on function public.has_capability(text, text) to authenticated"#;
 
-const MEMBERS: &str = "select schemaname || '.' || tablename from pg_publication_tables where pubname = 'Real time'";
+const MEMBERS: &str =
+    "select schemaname || '.' || tablename from pg_publication_tables where pubname = 'Real time'";
 
 /// What a database was like before.
 struct Furnished {
@@ -118,19 +121,6 @@ fn prepare_columns(cluster: &Cluster, databases: &[Furnished], to: &Server) {
             clear_column_versions(&mut cluster.connect(&database.database));
         }
     }
-}
-
-/// The extension is what CREATE EXTENSION makes here.
-#[track_caller]
-fn is_as_new(cluster: &Cluster, client: &mut Client) {
-    let fresh = cluster.create_database("fresh");
-    let mut fresh = cluster.connect(&fresh);
-    fresh.batch_execute("create extension busymate_stats").unwrap();
-    let (expected, found) = (definitions(&mut fresh), definitions(client));
-    let difference = |of: &[String], from: &[String]| -> Vec<String> {
-        of.iter().filter(|line| !from.contains(line)).cloned().collect()
-    };
-    assert_eq!(difference(&found, &expected), difference(&expected, &found));
 }
 
 #[track_caller]

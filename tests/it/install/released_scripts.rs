@@ -35,8 +35,10 @@ fn complaints(directory: &Path, version: &str) -> Vec<String> {
         }
     }
 
-    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let scripts: BTreeSet<_> = files.filter(|name| name.starts_with(NAME) && name.ends_with(".sql")).collect();
+    let files =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let scripts: BTreeSet<_> =
+        files.filter(|name| name.starts_with(NAME) && name.ends_with(".sql")).collect();
     for script in &scripts {
         let is_released = released.iter().any(|(_, listed)| listed == script);
         if !is_released && versions(script).last() != Some(&version) {
@@ -48,7 +50,9 @@ fn complaints(directory: &Path, version: &str) -> Vec<String> {
         let mut reached = BTreeSet::from([from[0]]);
         for _ in &scripts {
             let steps = scripts.iter().map(|script| versions(script)).filter(|versions| versions.len() == 2);
-            reached.extend(steps.filter(|step| reached.contains(step[0])).map(|step| step[1]).collect::<Vec<_>>());
+            reached.extend(
+                steps.filter(|step| reached.contains(step[0])).map(|step| step[1]).collect::<Vec<_>>(),
+            );
         }
         if !reached.contains(version) {
             found.push(format!("no script leads from {} to {version}", from[0]));
@@ -72,10 +76,12 @@ fn a_release_is_held_to_its_scripts() {
     fs::create_dir_all(directory.join("scripts")).unwrap();
     fs::create_dir_all(&sql).unwrap();
     let release = |version: &str| {
-        fs::write(directory.join("busymate_stats.control"), format!("default_version = '{version}'\n")).unwrap();
+        fs::write(directory.join("busymate_stats.control"), format!("default_version = '{version}'\n"))
+            .unwrap();
         run(Command::new("sh").arg(directory.join("scripts/release-sql")))
     };
-    let write = |steps: &str, script: &str| fs::write(sql.join(format!("{NAME}{steps}.sql")), script).unwrap();
+    let write =
+        |steps: &str, script: &str| fs::write(sql.join(format!("{NAME}{steps}.sql")), script).unwrap();
     fs::copy(Path::new(CHECKOUT).join("scripts/release-sql"), directory.join("scripts/release-sql")).unwrap();
     fs::write(sql.join("released.sha256"), "# None yet.\n").unwrap();
 
