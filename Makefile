@@ -9,8 +9,10 @@ TOPICS    := $(sort $(wildcard sql/topics/*.sql))
 # -torture for the library with hooks that no user's may have: a build and a stage of its own.
 VARIANT   ?=
 PROFILE   := $(or $(VARIANT:-%=%),release)
-TARGET    := target/pg$(PG_MAJOR)$(VARIANT)
+TARGET    := target/pg$(shell $(if $(PG_CONFIG),scripts/server-name $(PG_CONFIG),echo))$(VARIANT)
 LIBRARY   := $(TARGET)/$(PROFILE)/lib$(EXTENSION).so
+# When the library was built, and for which server.
+BUILT     := $(TARGET).built
 
 PKGLIBDIR := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --pkglibdir,echo))
 SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
@@ -18,9 +20,17 @@ SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
 export VARIANT
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 CARGO_TESTS := --package busymate_stats_tests --target-dir target/tests --locked
+# What a version that is not tested in full leaves out: what needs other software, or looks at texts.
+CORE_SKIPS := --skip docs:: --skip mcp::clients --skip mcp::conformance --skip mcp::gateway --skip install::pgaudit \
+    --skip install::library_agrees --skip install::schema_tools --skip fleet::partman --skip worker::cron \
+    --skip sealed::apply_workers --skip access::static_analysis
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
+<<<<<<< HEAD
 .PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test torture mutants soak held bench lint demo stop setup clean
+=======
+.PHONY: torture-run all need-pg build install uninstall script stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
+>>>>>>> main
 
 all: build
 
@@ -28,9 +38,14 @@ need-pg:
 	@test -n "$(PG_MAJOR)" || { echo "No PostgreSQL server headers found. Run scripts/setup, or name yours: make PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
 
 build: need-pg
+	@mkdir -p $(dir $(BUILT))
+	@echo '$(PG_CONFIG)' >$(BUILT).part
 	cargo build --profile $(PROFILE) $(CARGO_PG)
+	@mv $(BUILT).part $(BUILT)
 
-install: build
+# Builds only what has changed since `make`, so that it needs no cargo under sudo.
+install: need-pg
+	@scripts/ensure-built '$(LIBRARY)' '$(BUILT)' '$(PG_CONFIG)'
 	install -d '$(DESTDIR)$(PKGLIBDIR)' '$(DESTDIR)$(SHAREDIR)/extension'
 	install -m 755 $(LIBRARY) '$(DESTDIR)$(PKGLIBDIR)/$(EXTENSION).so'
 	install -m 644 $(EXTENSION).control $(wildcard sql/$(EXTENSION)--*.sql) '$(DESTDIR)$(SHAREDIR)/extension/'
@@ -42,9 +57,21 @@ uninstall: need-pg
 script:
 	scripts/assemble-sql $(TOPICS) > $(SCRIPT)
 
+<<<<<<< HEAD
 # At a release: its scripts are listed in sql/released.sha256, and are never edited again.
 release-sql:
 	@scripts/release-sql
+=======
+# A Debian package for one PostgreSQL: make deb PG=17. Left in target/deb/.
+deb:
+	@scripts/build-deb '$(or $(PG),$(PG_MAJOR))'
+
+# What PGXN takes: the last commit's files, in a zip file named after the version.
+dist:
+	@mkdir -p target
+	git archive --format=zip --prefix=$(EXTENSION)-$(VERSION)/ --output=target/$(EXTENSION)-$(VERSION).zip HEAD
+	@echo target/$(EXTENSION)-$(VERSION).zip
+>>>>>>> main
 
 # A private copy of the server with the extension in it: tests and the demo leave the system's own alone.
 stage: need-pg
@@ -56,15 +83,69 @@ lint: need-pg
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
 	cargo clippy --all-targets $(CARGO_PG) --features torture -- -D warnings
 	cargo clippy --all-targets $(CARGO_TESTS) -- -D warnings
+	@$(MAKE) --no-print-directory licences
+
+# What deny.toml says of the crates' licences and sources, where cargo-deny is installed; and advisories, where their
+# database can be had from the network.
+licences:
+	@scripts/check-crates
 
 # Some tests run others' software: pg_cron, pg_partman, pglogical, wal2json, pgaudit, nginx, Alembic, MCP clients.
 test-packages:
 	@scripts/setup-tests
 
-test: lint test-packages stage
+# The server that is found, or PG_CONFIG's.
+test: lint test-packages test-full
+
+# Every supported version, or the JOBS that are named; FULL names the versions that are tested in full.
+test-all: lint test-packages
+	@scripts/test-all $(JOBS)
+
+# One red step does not keep the next from running.
+test-full: build-full
+	@failed=; \
+	for step in test-units test-it torture; do \
+	    $(MAKE) --no-print-directory $$step SEED=$(or $(SEED),20261124) || failed="$$failed $$step"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+# All that test-full builds.
+build-full: stage
+	cargo test --no-run --lib $(CARGO_PG)
+	cargo test --no-run $(CARGO_TESTS)
+	@$(MAKE) --no-print-directory stage VARIANT=-torture
+
+# The code's own tests, beside it.
+test-units: need-pg
 	cargo test --lib $(CARGO_PG)
+
+# FILTER=worker:: for the tests so named.
+test-it: stage
 	scripts/run-tests '$(PG_CONFIG)' it $(FILTER)
-	@$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124)
+
+# Of the same, what needs no other software than the server, with the library that the torture builds; a shorter torture.
+test-core: export VARIANT = -torture
+test-core: build-core
+	@echo "left out: $(subst --skip ,,$(CORE_SKIPS))"
+	@failed=; \
+	scripts/run-tests '$(PG_CONFIG)' it $(CORE_SKIPS) || failed=" it"; \
+	$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=$(or $(STEPS),500) || failed="$$failed torture"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+build-core: export VARIANT = -torture
+build-core: stage
+	cargo test --no-run $(CARGO_TESTS)
+
+# The torture alone, on a server with assertions: a part of it with its caches discarded at every chance.
+test-torture: export VARIANT = -torture
+test-torture: build-core
+	@failed=; \
+	$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) || failed=" torture"; \
+	BUSYMATE_TEST_OPTIONS='-c debug_discard_caches=1' \
+	    $(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=20 FILTER=schedules:: || failed="$$failed discarded"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+build-torture: build-core
 
 # Random schedules against the sealed window: STEPS=100000 for a long run, SEED=… for one that was seen before, THIN=1
 # with a comparison or two after each step rather than eight, FILTER=decoded for the tests so named.
@@ -102,6 +183,13 @@ bench: stage
 	@BENCH_SIZES='$(SIZES)' BENCH_QUICK='$(QUICK)' scripts/run-bench '$(PG_CONFIG)' $(CARGO_TESTS)
 	@benches/idle-cpu '$(PG_CONFIG)'
 	@benches/idle-wal '$(PG_CONFIG)'
+
+# Follows README in minimal roots of Debian 12, 13 and forky, as root and as a user with sudo: an hour or more. Root only.
+test-bare:
+	scripts/test-bare-root bookworm
+	scripts/test-bare-root trixie --user
+	scripts/test-bare-root forky --user
+	scripts/test-bare-root forky
 
 demo:
 	@scripts/demo start

@@ -1000,6 +1000,13 @@ $$;
 comment on function busymate_stats.publish(name, boolean) is
     'Adds the two feeds to the publication that Realtime reads, and remembers it. Does nothing where they are in it.';
 
+create function busymate_stats_internal.session_sees_notices() returns boolean
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'session_sees_notices_wrapper';
+comment on function busymate_stats_internal.session_sees_notices() is
+    'Whether client_min_messages lets notices through to the session that runs CREATE EXTENSION.';
+
 create function busymate_stats_internal.require_matching_version() returns void
     language c
     set search_path = pg_catalog, pg_temp
@@ -1760,10 +1767,11 @@ grant execute on function public.has_capability(text, text) to public;
 
 do $notice$
 begin
-    -- CREATE EXTENSION holds back what is below a warning, until its end.
-    if pg_catalog.current_setting('client_min_messages') = 'warning' then
-        perform pg_catalog.set_config('client_min_messages', 'notice', true);
+    if not busymate_stats_internal.session_sees_notices() then
+        return;
     end if;
+    -- CREATE EXTENSION holds back what is below a warning, until its end.
+    perform pg_catalog.set_config('client_min_messages', 'notice', true);
     raise notice using
         message = 'busymate_stats is installed, and nobody but its owner may use it yet',
         hint = 'Run SELECT busymate_stats.create_fleet_tables() or busymate_stats.attach(…), SELECT busymate_stats.grant_api(''authenticated''), and SELECT busymate_stats.assign_role(''<sub>'', ''viewer'').';

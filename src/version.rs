@@ -6,6 +6,7 @@
 
 use crate::error::UserError;
 use crate::pg::scan::extension_version;
+use crate::pg::setting_place::enum_outside_command;
 use pgrx::prelude::*;
 
 /// The version of this library.
@@ -43,4 +44,11 @@ pub fn require_match() {
 #[pg_extern]
 fn require_matching_version() {
     require_match();
+}
+
+/// Whether the session sees notices. CREATE EXTENSION raises client_min_messages to WARNING while the script runs
+/// (`execute_extension_script`), which hides from the script what the session had.
+#[pg_extern]
+fn session_sees_notices() -> bool {
+    enum_outside_command(c"client_min_messages").is_none_or(|level| level <= PgLogLevel::NOTICE as i32)
 }

@@ -252,6 +252,13 @@ $$;
 comment on function busymate_stats.publish(name, boolean) is
     'Adds the two feeds to the publication that Realtime reads, and remembers it. Does nothing where they are in it.';
 
+create function busymate_stats_internal.session_sees_notices() returns boolean
+    language c
+    set search_path = pg_catalog, pg_temp
+    as 'MODULE_PATHNAME', 'session_sees_notices_wrapper';
+comment on function busymate_stats_internal.session_sees_notices() is
+    'Whether client_min_messages lets notices through to the session that runs CREATE EXTENSION.';
+
 create function busymate_stats_internal.require_matching_version() returns void
     language c
     set search_path = pg_catalog, pg_temp

@@ -52,10 +52,11 @@ grant execute on function public.has_capability(text, text) to public;
 
 do $notice$
 begin
-    -- CREATE EXTENSION holds back what is below a warning, until its end.
-    if pg_catalog.current_setting('client_min_messages') = 'warning' then
-        perform pg_catalog.set_config('client_min_messages', 'notice', true);
+    if not busymate_stats_internal.session_sees_notices() then
+        return;
     end if;
+    -- CREATE EXTENSION holds back what is below a warning, until its end.
+    perform pg_catalog.set_config('client_min_messages', 'notice', true);
     raise notice using
         message = 'busymate_stats is installed, and nobody but its owner may use it yet',
         hint = 'Run SELECT busymate_stats.create_fleet_tables() or busymate_stats.attach(…), SELECT busymate_stats.grant_api(''authenticated''), and SELECT busymate_stats.assign_role(''<sub>'', ''viewer'').';

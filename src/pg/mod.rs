@@ -26,7 +26,7 @@ pub mod row_trigger;
 pub mod scan;
 pub mod screen;
 pub mod setting;
-mod setting_place;
+pub mod setting_place;
 pub mod shared;
 pub mod slot;
 pub mod thresholds;

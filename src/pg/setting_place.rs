@@ -1,7 +1,7 @@
-//! Where PostgreSQL keeps a text setting's value, to look at it without a search or a copy.
+//! Where PostgreSQL keeps a setting's value, to look at it without a search or a copy, or beneath what a command has set.
 
 use pgrx::pg_sys;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int};
 
 /// Where a setting was found. It may have moved since, which is noticed at each look.
 #[derive(Clone, Copy)]
@@ -53,6 +53,23 @@ impl Place {
         // SAFETY: the name ends with NUL; told to skip errors, the function raises none.
         let record = unsafe { raw::find_option(name.as_ptr(), false, true, 0) };
         (!record.is_null()).then_some(record)
+    }
+}
+
+/// The enum setting `name` as it was before the innermost command that set it for as long as it runs.
+pub fn enum_outside_command(name: &CStr) -> Option<c_int> {
+    // SAFETY: `record` gives a setting that PostgreSQL knows at this moment; one that says it is an enum lies inside a
+    // config_enum. A stack entry with the state GUC_SAVE keeps in `prior` a value of the setting's type (guc.c).
+    unsafe {
+        let record = find(name).record(name)?;
+        if (*record).vartype != pg_sys::config_type::PGC_ENUM {
+            return None;
+        }
+        let saved = (*record).stack;
+        if !saved.is_null() && (*saved).state == pg_sys::GucStackState::GUC_SAVE {
+            return Some((*saved).prior.val.enumval);
+        }
+        Some(*(*record.cast::<pg_sys::config_enum>()).variable)
     }
 }
 

@@ -48,18 +48,29 @@ fn creating_says_what_to_call_next() {
     }
 }
 
-/// Who wants no notices gets none, and keeps that setting.
+/// A session that wants no notices gets none, and keeps its setting, however it was set.
 #[test]
 fn creating_is_quiet_where_quiet_is_wanted() {
     let database = shared().create_database("quiet");
     let (mut client, heard) = shared().connect_hearing(&database);
-    client.batch_execute("set client_min_messages = error").unwrap();
+    for (level, local) in
+        [("error", ""), ("warning", ""), ("warning", "local "), ("notice", ""), ("debug1", "")]
+    {
+        client.batch_execute("begin").unwrap();
+        client.batch_execute(&format!("set {local}client_min_messages = {level}")).unwrap();
+        heard.lock().unwrap().clear();
+        client.batch_execute(CREATE).unwrap();
+        let notices =
+            heard.lock().unwrap().iter().filter(|notice| notice.message.contains("is installed")).count();
+        assert_eq!(notices, usize::from(["notice", "debug1"].contains(&level)), "{level}: {heard:?}");
+        assert_eq!(value::<String>(&mut client, "show client_min_messages"), level);
+        client.batch_execute("rollback").unwrap();
+    }
+    // What the database's setting says counts too.
+    client.batch_execute(&format!("alter database {database} set client_min_messages = warning")).unwrap();
+    let (mut client, heard) = shared().connect_hearing(&database);
     client.batch_execute(CREATE).unwrap();
     assert!(heard.lock().unwrap().is_empty(), "{heard:?}");
-    assert_eq!(value::<String>(&mut client, "show client_min_messages"), "error");
-    client.batch_execute("set client_min_messages = notice; drop extension busymate_stats").unwrap();
-    client.batch_execute(CREATE).unwrap();
-    assert_eq!(value::<String>(&mut client, "show client_min_messages"), "notice");
 }
 
 /// The statements of a hint: from the first ALTER to the last semicolon.

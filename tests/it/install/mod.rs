@@ -4,6 +4,8 @@ mod dump_by_owner;
 mod install_and_drop;
 mod library_agrees;
 mod linter;
+mod make_install;
+mod packages;
 mod pg_upgrade;
 mod pgaudit;
 mod released_scripts;

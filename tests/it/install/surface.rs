@@ -51,6 +51,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats_internal.require_publishable(regclass)",
     "function busymate_stats_internal.restore_publications()",
     "function busymate_stats_internal.roster_change()",
+    "function busymate_stats_internal.session_sees_notices()",
     "function busymate_stats_internal.stamp_change()",
     "function busymate_stats_internal.take_over_replicated()",
     "function public.get_stats()",

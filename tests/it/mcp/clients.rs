@@ -28,7 +28,7 @@ fn script(clients: &Path, name: &str) -> Command {
         return command;
     }
     if name == "rust" {
-        return Command::new(clients.join("rust/debug/rust-client"));
+        return Command::new(clients.join("rust-client"));
     }
     // Node finds packages by the place of the script.
     for file in ["report", name] {
