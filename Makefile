@@ -26,11 +26,7 @@ CORE_SKIPS := --skip docs:: --skip mcp::clients --skip mcp::conformance --skip m
     --skip sealed::apply_workers --skip access::static_analysis
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-<<<<<<< HEAD
-.PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test torture mutants soak held bench lint demo stop setup clean
-=======
-.PHONY: torture-run all need-pg build install uninstall script stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
->>>>>>> main
+.PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
 
 all: build
 
@@ -57,11 +53,10 @@ uninstall: need-pg
 script:
 	scripts/assemble-sql $(TOPICS) > $(SCRIPT)
 
-<<<<<<< HEAD
 # At a release: its scripts are listed in sql/released.sha256, and are never edited again.
 release-sql:
 	@scripts/release-sql
-=======
+
 # A Debian package for one PostgreSQL: make deb PG=17. Left in target/deb/.
 deb:
 	@scripts/build-deb '$(or $(PG),$(PG_MAJOR))'
@@ -71,7 +66,6 @@ dist:
 	@mkdir -p target
 	git archive --format=zip --prefix=$(EXTENSION)-$(VERSION)/ --output=target/$(EXTENSION)-$(VERSION).zip HEAD
 	@echo target/$(EXTENSION)-$(VERSION).zip
->>>>>>> main
 
 # A private copy of the server with the extension in it: tests and the demo leave the system's own alone.
 stage: need-pg
