@@ -26,7 +26,7 @@ CORE_SKIPS := --skip docs:: --skip mcp::clients --skip mcp::conformance --skip m
     --skip sealed::apply_workers --skip access::static_analysis
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-.PHONY: torture-run all need-pg build install uninstall script stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
+.PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
 
 all: build
 
@@ -52,6 +52,10 @@ uninstall: need-pg
 # The install script is the topics in order. It is committed, so that installing needs no generator.
 script:
 	scripts/assemble-sql $(TOPICS) > $(SCRIPT)
+
+# At a release: its scripts are listed in sql/released.sha256, and are never edited again.
+release-sql:
+	@scripts/release-sql
 
 # A Debian package for one PostgreSQL: make deb PG=17. Left in target/deb/.
 deb:
