@@ -141,6 +141,13 @@ test-torture: build-core
 
 build-torture: build-core
 
+# pg_upgrade to this server from OTHERS, 15=BIN:16=BIN, whose libraries are staged.
+test-upgrades: export VARIANT = -torture
+test-upgrades: export BUSYMATE_TEST_OTHER_SERVERS = $(OTHERS)
+test-upgrades: stage
+	@echo "upgrades from $(foreach other,$(subst :, ,$(OTHERS)),$(firstword $(subst =, ,$(other))))"
+	scripts/run-tests '$(PG_CONFIG)' it install::pg_upgrade
+
 # Random schedules against the sealed window: STEPS=100000 for a long run, SEED=… for one that was seen before, THIN=1
 # with a comparison or two after each step rather than eight, FILTER=decoded for the tests so named.
 torture: export BUSYMATE_STEPS = $(STEPS)
