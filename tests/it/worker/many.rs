@@ -1,8 +1,9 @@
 //! Two hundred databases are all refreshed, by no more workers at once than their share of the slots.
 
 use harness::worker::{EVERY_SECOND, fleet_in, next_refresh, nobody_connected, updated_at, workers};
-use harness::{Cluster, eventually, value};
+use harness::{Cluster, eventually_within, value};
 use postgres::Client;
+use std::time::Duration;
 
 const DATABASES: usize = 200;
 
@@ -54,7 +55,7 @@ fn two_hundred_databases_share_the_slots() {
     let mut waiting: Vec<_> = (1..DATABASES).map(|number| format!("copy_{number}")).collect();
     let mut most_workers = 0;
     let mut fewest_slots = i64::MAX;
-    eventually("every database is refreshed", || {
+    eventually_within(Duration::from_secs(300), "every database is refreshed", || {
         for _ in 0..10 {
             most_workers = most_workers.max(workers(&mut other));
         }
