@@ -26,7 +26,7 @@ CORE_SKIPS := --skip docs:: --skip mcp::clients --skip mcp::conformance --skip m
     --skip sealed::apply_workers --skip access::static_analysis
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-.PHONY: torture-run all need-pg build install uninstall script stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
+.PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
 
 all: build
 
@@ -52,6 +52,10 @@ uninstall: need-pg
 # The install script is the topics in order. It is committed, so that installing needs no generator.
 script:
 	scripts/assemble-sql $(TOPICS) > $(SCRIPT)
+
+# At a release: its scripts are listed in sql/released.sha256, and are never edited again.
+release-sql:
+	@scripts/release-sql
 
 # A Debian package for one PostgreSQL: make deb PG=17. Left in target/deb/.
 deb:
@@ -136,6 +140,13 @@ test-torture: build-core
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 build-torture: build-core
+
+# pg_upgrade to this server from OTHERS, 15=BIN:16=BIN, whose libraries are staged.
+test-upgrades: export VARIANT = -torture
+test-upgrades: export BUSYMATE_TEST_OTHER_SERVERS = $(OTHERS)
+test-upgrades: stage
+	@echo "upgrades from $(foreach other,$(subst :, ,$(OTHERS)),$(firstword $(subst =, ,$(other))))"
+	scripts/run-tests '$(PG_CONFIG)' it install::pg_upgrade
 
 # Random schedules against the sealed window: STEPS=100000 for a long run, SEED=… for one that was seen before, THIN=1
 # with a comparison or two after each step rather than eight, FILTER=decoded for the tests so named.

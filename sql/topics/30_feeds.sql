@@ -66,7 +66,7 @@ create table busymate_stats_internal.publications (
     name name primary key
 );
 comment on table busymate_stats_internal.publications is
-    'Publications that publish() has put the feeds into: a dump loses the membership, this row does not.';
+    'Publications that publish() has put the feeds into: a dump by PostgreSQL 15 to 17 loses the membership, this row does not.';
 comment on column busymate_stats_internal.publications.name is 'The publication''s name.';
 select pg_catalog.pg_extension_config_dump('busymate_stats_internal.publications', '');
 

@@ -81,7 +81,7 @@ fn store(snapshot: &Value, as_of: fleet::Timestamp) {
     );
 }
 
-/// A dump loses the membership of an extension's tables in a publication; the remembered row does not.
+/// pg_dump of PostgreSQL 15 to 17 loses the membership of an extension's tables in a publication; the remembered row stays.
 pub fn restore_publications() {
     execute("select busymate_stats_internal.restore_publications()", &[]);
 }

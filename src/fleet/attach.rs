@@ -7,7 +7,7 @@ use crate::error::UserError;
 use crate::pg::argument::{Name, RegClass};
 use crate::pg::identity::{as_owner, current_role, owns_relation};
 use crate::pg::query::{Param, execute, execute_confined, select, select_latest};
-use crate::pg::relation::{LockedRelation, base_type, column_number, column_type, lock};
+use crate::pg::relation::{LockedRelation, base_type, column_number, column_type, is_not_null, lock};
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::shared::announce_at_commit;
 use crate::schemas::INTERNAL;
@@ -274,12 +274,6 @@ impl Wanted {
 /// A relation that the caller owns, of a kind that can be read.
 struct Checked(LockedRelation);
 
-/// A column that is there and of the right type.
-struct Column {
-    number: i64,
-    not_null: bool,
-}
-
 impl Checked {
     fn new(relation: pg_sys::Oid) -> Self {
         let Some(relation) = lock(relation) else {
@@ -319,7 +313,7 @@ impl Checked {
         self.column(&request.source, "source", &Wanted::Anything);
         self.column(&request.entry_device, "entry_device", &Wanted::Anything);
         if self.is_table() {
-            self.check_entry_time(&request.entry_time, &time);
+            self.check_entry_time(&request.entry_time, time);
         }
         self.probe(&[
             &request.entry_time,
@@ -367,14 +361,15 @@ impl Checked {
         self.probe(&[&request.device_key, &request.device_name, &request.connection_type, seen]);
     }
 
-    fn column(&self, column: &str, argument: &str, wanted: &Wanted) -> Column {
+    /// The number of a column that is there and of the right type.
+    fn column(&self, column: &str, argument: &str, wanted: &Wanted) -> i16 {
         let relation = &self.0;
         let found = select_latest(
-            "select a.attnum::int8, a.attnotnull, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod)
+            "select a.attnum::int8, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod)
                from pg_catalog.pg_attribute a
               where a.attrelid = $1 and a.attname = $2 and a.attnum > 0 and not a.attisdropped",
             &[Param::Oid(relation.oid), Param::Text(column)],
-            |row| (Column { number: row.int(1), not_null: row.bool(2) }, row.oid(3), row.text(4)),
+            |row| (row.int(1) as i16, row.oid(2), row.text(3)),
         )
         .pop();
         let quoted = quote_identifier(column);
@@ -421,10 +416,10 @@ impl Checked {
 
     /// Windows are cut by the entry time: without a value an entry would be in none, without an index each read would
     /// visit every row.
-    fn check_entry_time(&self, column: &str, time: &Column) {
+    fn check_entry_time(&self, column: &str, time: i16) {
         let name = &self.0.name;
         let quoted = quote_identifier(column);
-        if !time.not_null {
+        if !is_not_null(self.0.oid, time) {
             prerequisite(format!("column \"{column}\" of relation {name} may be null"))
                 .hint(format!("Run ALTER TABLE {name} ALTER COLUMN {quoted} SET NOT NULL."))
                 .raise();
@@ -436,7 +431,7 @@ impl Checked {
                join pg_catalog.pg_am m on m.oid = c.relam
               where i.indrelid = $1 and i.indkey[0] = $2 and i.indisvalid and i.indpred is null
                 and m.amname = 'btree'",
-            &[Param::Oid(self.0.oid), Param::Int(time.number)],
+            &[Param::Oid(self.0.oid), Param::Int(i64::from(time))],
             |row| row.oid(1),
         );
         if led_by_time.is_empty() {

@@ -66,11 +66,16 @@ pub fn may_select(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     found == pg_sys::AclResult::ACLCHECK_OK
 }
 
-/// Whether this session holds a relation locked against everybody else.
+/// Whether this session holds a relation that is locked against everybody else too. (Servers of before November 2024 have no
+/// CheckRelationOidLockedByMe.)
 pub fn is_locked_alone(relation: pg_sys::Oid) -> bool {
-    // SAFETY: looks into the backend's own list of its locks.
+    // SAFETY: the relation is locked, and open while the backend's own list of its locks is searched.
     unsafe {
-        pg_sys::CheckRelationOidLockedByMe(relation, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE, true)
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+        let alone = pg_sys::CheckRelationLockedByMe(opened, mode, false);
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        alone
     }
 }
 
@@ -194,9 +199,30 @@ pub fn about_rows(relation: pg_sys::Oid) -> i64 {
     }
 }
 
-/// Whether a column of a locked relation is NOT NULL.
+/// Whether no row of a locked relation has a null in a column.
+#[cfg(not(feature = "pg18"))]
 pub fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
     attribute(relation, number, |attribute| attribute.attnotnull).unwrap_or(false)
+}
+
+/// Whether no row of a locked relation has a null in a column. Since PostgreSQL 18 a NOT NULL constraint may be NOT VALID:
+/// `attnotnull` is true of such a column, and rows of before the constraint may have nulls.
+#[cfg(feature = "pg18")]
+pub fn is_not_null(relation: pg_sys::Oid, number: i16) -> bool {
+    let Ok(place) = usize::try_from(number - 1) else {
+        return false;
+    };
+    // SAFETY: the relation is locked, and open while its entry is read, which has as many columns as it says.
+    // RelationBuildTupleDesc has looked the constraints up, so that none is left as ATTNULLABLE_UNKNOWN.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let columns = (*opened).rd_att;
+        let valid = place < (*columns).natts as usize
+            && (*(*columns).compact_attrs.as_ptr().add(place)).attnullability as u8
+                == pg_sys::ATTNULLABLE_VALID;
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        valid
+    }
 }
 
 /// Whether a column of a locked relation is computed when it is read, so that a row does not hold it.

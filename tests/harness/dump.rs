@@ -1,6 +1,6 @@
 //! Dumping and restoring databases of a cluster.
 
-use super::{Cluster, run};
+use super::{Cluster, Server, run};
 use std::path::PathBuf;
 
 /// A plain dump. What `pg_dump` draws at random for each is left out.
@@ -34,4 +34,11 @@ pub fn copy_custom(cluster: &Cluster, from: &str, to: &str) {
 
 fn file(cluster: &Cluster, database: &str, suffix: &str) -> PathBuf {
     cluster.socket_directory().join(format!("{database}.{suffix}"))
+}
+
+/// The tables of a publication that are still in it after a dump by this server's pg_dump and a restore: before PostgreSQL 18
+/// it leaves out those of an extension.
+pub fn members_kept(server: &Server, members: &[String]) -> Vec<String> {
+    let is_kept = |table: &String| server.major >= 18 || !table.contains("service_");
+    members.iter().filter(|table| is_kept(table)).cloned().collect()
 }

@@ -25,6 +25,7 @@ pub mod listeners;
 pub mod postgrest;
 pub mod postgrest_schema;
 pub mod status;
+pub mod upgrade;
 pub mod worker;
 
 /// How long a condition may take to come true before the test is lost. Never reached when all is well.
@@ -42,6 +43,53 @@ pub fn bin() -> PathBuf {
     variable("BUSYMATE_TEST_BIN").into()
 }
 
+/// A staged server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    bin: PathBuf,
+    /// Its major version.
+    pub major: u32,
+}
+
+impl Server {
+    /// The server that is tested.
+    pub fn under_test() -> Self {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(|| Self::at(bin())).clone()
+    }
+
+    /// Another one, of that major version: one of those in `BUSYMATE_TEST_OTHER_SERVERS`, as `16=/path/to/bin:18=/path/to/bin`.
+    pub fn other(major: u32) -> Option<Self> {
+        let listed = std::env::var("BUSYMATE_TEST_OTHER_SERVERS").unwrap_or_default();
+        let bin = listed.split(':').find_map(|server| server.strip_prefix(&format!("{major}=")))?;
+        let server = Self::at(bin.into());
+        assert_eq!(server.major, major, "{bin} in BUSYMATE_TEST_OTHER_SERVERS");
+        Some(server)
+    }
+
+    fn at(bin: PathBuf) -> Self {
+        let version = run(Command::new(bin.join("postgres")).arg("--version"));
+        let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let major = digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap();
+        Self { bin, major }
+    }
+
+    /// One of its programs, run as the user that owns the clusters.
+    pub fn command(&self, program: &str) -> Command {
+        as_server_user(&self.bin.join(program))
+    }
+
+    /// Its `bin` directory.
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+}
+
+/// Says that something is not tested here, past the test runner's capture: `scripts/test-all` lists it at its end.
+pub fn left_out(what: &str) {
+    let _ = writeln!(std::io::stderr(), "\nleft out: {what}");
+}
+
 /// The built library.
 pub fn library() -> PathBuf {
     variable("BUSYMATE_TEST_LIBRARY").into()
@@ -49,12 +97,7 @@ pub fn library() -> PathBuf {
 
 /// The major version of the staged server.
 pub fn major() -> u32 {
-    static MAJOR: OnceLock<u32> = OnceLock::new();
-    *MAJOR.get_or_init(|| {
-        let version = run(Command::new(bin().join("postgres")).arg("--version"));
-        let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
-        digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap()
-    })
+    Server::under_test().major
 }
 
 /// The setting that has every query planned with a parallel worker.
@@ -64,9 +107,13 @@ pub fn forces_parallel_plans() -> &'static str {
 
 /// A command of the staged server, run as the user that owns the clusters.
 pub fn server_command(program: &str) -> Command {
+    as_server_user(&bin().join(program))
+}
+
+fn as_server_user(program: &Path) -> Command {
     let user =
         nix::unistd::User::from_name(&variable("BUSYMATE_TEST_USER")).unwrap().expect("the server's user");
-    let mut command = Command::new(bin().join(program));
+    let mut command = Command::new(program);
     command.env("LC_ALL", "C.UTF-8").env_remove("PGUSER").env_remove("PGDATABASE").current_dir("/");
     if nix::unistd::geteuid().is_root() {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
@@ -107,6 +154,7 @@ pub fn eventually_within<T>(patience: Duration, what: &str, mut condition: impl 
 
 /// One server with its data.
 pub struct Cluster {
+    server: Server,
     directory: PathBuf,
     /// Stops the server and removes the directory when its standard input closes, so also when this process dies.
     janitor: Child,
@@ -122,28 +170,51 @@ impl Cluster {
 
     /// [`Self::start`], with these variables in the server's environment.
     pub fn start_with(settings: &str, environment: &[(&str, &str)]) -> Self {
-        let mut cluster = Self::prepare(|data| {
-            run(server_command("initdb").arg("-D").arg(data).args([
-                "--auth=trust",
-                "--username=postgres",
-                "--encoding=UTF8",
-                "--locale=C.UTF-8",
-                "--no-sync",
-            ]));
-        });
+        let mut cluster = Self::initialize(&Server::under_test(), settings, &[]);
         cluster.environment =
             environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        cluster.configure(&format!(
-            "shared_preload_libraries = 'busymate_stats'\nwal_level = logical\nmax_prepared_transactions = 10\n{settings}"
-        ));
         cluster.boot();
         cluster
     }
 
+    /// A new cluster that does not run yet, of any server, with options for initdb.
+    pub fn initialize(server: &Server, settings: &str, options: &[&str]) -> Self {
+        let cluster = Self::prepare(server, |data| {
+            run(server
+                .command("initdb")
+                .arg("-D")
+                .arg(data)
+                .args([
+                    "--auth=trust",
+                    "--username=postgres",
+                    "--encoding=UTF8",
+                    "--locale=C.UTF-8",
+                    "--no-sync",
+                ])
+                .args(options));
+        });
+        cluster.configure(&format!(
+            "shared_preload_libraries = 'busymate_stats'\nwal_level = logical\nmax_prepared_transactions = 10\n{settings}"
+        ));
+        cluster
+    }
+
+    /// The server whose programs run it.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The directory of its data.
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
     /// A hot standby of this cluster, running.
     pub fn standby(&self) -> Self {
-        let standby = Self::prepare(|data| {
-            run(server_command("pg_basebackup")
+        let standby = Self::prepare(&self.server, |data| {
+            run(self
+                .server
+                .command("pg_basebackup")
                 .arg("-h")
                 .arg(&self.directory)
                 .args(["-U", "postgres", "-R", "-X", "stream"])
@@ -155,7 +226,7 @@ impl Cluster {
         standby
     }
 
-    fn prepare(make_data: impl FnOnce(&Path)) -> Self {
+    fn prepare(server: &Server, make_data: impl FnOnce(&Path)) -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("busymate-{}-{number}", std::process::id()));
@@ -173,11 +244,11 @@ impl Cluster {
             grep -E -A3 -B40 'was terminated by signal ([0-8]|1[0-9])|PANIC:|fatal runtime error' "$1/log" >&2
             rm -rf "$1""#;
         let mut janitor = server_command("/bin/sh");
-        janitor.args(["-c", script]).arg(bin()).arg(&directory).stdin(Stdio::piped());
+        janitor.args(["-c", script]).arg(server.bin()).arg(&directory).stdin(Stdio::piped());
         janitor.stdout(Stdio::null());
         // A Ctrl-C at the terminal must not reach it.
         janitor.process_group(0);
-        Self { janitor: janitor.spawn().unwrap(), directory, environment: Vec::new() }
+        Self { server: server.clone(), janitor: janitor.spawn().unwrap(), directory, environment: Vec::new() }
     }
 
     /// Appends lines to postgresql.conf; they count from the next start or reload.
@@ -192,7 +263,9 @@ impl Cluster {
     }
 
     fn pg_ctl(&self, arguments: &[&str]) {
-        run(server_command("pg_ctl")
+        run(self
+            .server
+            .command("pg_ctl")
             .arg("-D")
             .arg(self.directory.join("data"))
             .arg("-l")
@@ -203,7 +276,8 @@ impl Cluster {
             .stdin(Stdio::null()));
     }
 
-    fn boot(&self) {
+    /// Starts a cluster that was made by [`Self::initialize`].
+    pub fn boot(&self) {
         self.pg_ctl(&["start"]);
     }
 
@@ -293,7 +367,7 @@ impl Cluster {
 
     /// Runs a client program of the server (`pg_dump`, `psql`, …) against this cluster.
     pub fn client_program(&self, program: &str) -> Command {
-        let mut command = server_command(program);
+        let mut command = self.server.command(program);
         command.arg("-h").arg(&self.directory).args(["-U", "postgres"]);
         command
     }

@@ -12,8 +12,14 @@ const FLEET: &str = "create schema partman; create extension pg_partman schema p
         created_at timestamptz not null default now(), device_uuid uuid, host text, status int, source text
     ) partition by range (created_at);
     create index on public.entries (created_at);
-    select partman.create_parent('public.entries', 'created_at', 'native', 'daily', p_premake := 2,
-        p_start_partition := (now() - interval '9 days')::text);
+    do $$
+    begin
+        -- Version 5 has one kind of partitioning left, and names it after PostgreSQL's.
+        perform partman.create_parent('public.entries', 'created_at', p_interval := '1 day', p_premake := 2,
+            p_type := case when extversion like '4.%' then 'native' else 'range' end,
+            p_start_partition := (now() - interval '9 days')::text)
+           from pg_extension where extname = 'pg_partman';
+    end $$;
     update partman.part_config set retention = '5 days', retention_keep_table = false;
     create extension busymate_stats;
     select busymate_stats.attach('public.entries', 'public.devices');

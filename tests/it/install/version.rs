@@ -2,8 +2,11 @@
 
 use harness::fleet::fleet;
 use harness::postgrest::PostgRest;
+use harness::upgrade::is_as_new;
 use harness::worker::{EVERY_SECOND, fleet_in, logged, next_refresh, updated_at};
-use harness::{Cluster, SUPABASE_ROLES, as_caller, eventually, refusal, run, server_command, value};
+use harness::{
+    CHECKOUT, Cluster, SUPABASE_ROLES, as_caller, eventually, refusal, run, server_command, shared, value,
+};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -103,12 +106,23 @@ fn an_upgrade_by_alter_extension() {
     let current = env!("CARGO_PKG_VERSION");
     let (back, forth) = (format!("{current}--0.0.9"), format!("0.0.9--{current}"));
     let _made_up = MadeUp::scripts(&[
-        (&back, "drop function busymate_stats.version();"),
+        (
+            &back,
+            "drop function busymate_stats.version();
+             drop policy revoked_tokens_delete on busymate_stats.revoked_tokens;
+             alter table busymate_stats.components drop column position;",
+        ),
         (
             &forth,
-            "create function busymate_stats.version() returns text language c immutable parallel safe
-                 as 'MODULE_PATHNAME', 'version_wrapper';
-             notify pgrst, 'reload schema';",
+            &format!(
+                "alter table busymate_stats.components add column position int not null default 0;
+                 {}; {}; {};
+                 revoke all on function busymate_stats.version() from public;
+                 notify pgrst, 'reload schema';",
+                as_installed("busymate_stats.version()"),
+                as_installed("policy revoked_tokens_delete"),
+                as_installed("busymate_stats.components.position")
+            ),
         ),
     ]);
     let cluster = Cluster::start(EVERY_SECOND);
@@ -136,4 +150,33 @@ fn an_upgrade_by_alter_extension() {
     assert_eq!(value::<Value>(&mut client, differ), false);
     next_refresh(&mut client);
     client.batch_execute("select busymate_stats.refresh_stats()").unwrap();
+    is_as_new(&cluster, &mut client);
+}
+
+/// The statements of this version's install script that name something.
+fn as_installed(name: &str) -> String {
+    let script = format!("{CHECKOUT}/sql/busymate_stats--{}.sql", env!("CARGO_PKG_VERSION"));
+    let script = std::fs::read_to_string(script).unwrap();
+    let statements: Vec<_> = script.split(";\n").filter(|statement| statement.contains(name)).collect();
+    assert!(!statements.is_empty(), "{name}");
+    statements.join(";\n")
+}
+
+/// Whoever has installed a release and updates has what this version installs. (None is released yet.)
+#[test]
+fn every_release_becomes_this_version() {
+    let list = std::fs::read_to_string(format!("{CHECKOUT}/sql/released.sha256")).unwrap();
+    let scripts = list.lines().filter_map(|line| line.split_once("  busymate_stats--"));
+    for (_, script) in scripts.filter(|(sum, script)| !sum.starts_with('#') && !script.contains("--")) {
+        let release = script.trim_end_matches(".sql");
+        let cluster = shared();
+        let database = cluster.create_database("released");
+        let mut client = cluster.connect(&database);
+        client
+            .batch_execute(&format!(
+                "create extension busymate_stats version '{release}'; alter extension busymate_stats update"
+            ))
+            .unwrap();
+        is_as_new(cluster, &mut client);
+    }
 }
