@@ -60,23 +60,24 @@ pub fn has_column_versions(client: &mut Client) -> bool {
     )
 }
 
-/// Clears these notes in this database, by the statement in docs/operating.md.
-pub fn clear_column_versions(client: &mut Client) {
+/// The statements that docs/operating.md shows under a heading.
+pub fn shown_under(heading: &str) -> String {
     let operating = fs::read_to_string(format!("{CHECKOUT}/docs/operating.md")).unwrap();
-    let after = operating.split("### Columns that 18 does not take").nth(1).unwrap();
-    let statement = after.split("```sql\n").nth(1).unwrap().split("```").next().unwrap();
-    client.batch_execute(statement).unwrap();
+    let after = operating.split(&format!("\n### {heading}\n")).nth(1).unwrap_or_else(|| panic!("{heading}"));
+    after.split("```sql\n").nth(1).unwrap().split("```").next().unwrap().into()
 }
 
 /// The extension in a database, however it came to be what it is, is what CREATE EXTENSION makes there.
 #[track_caller]
 pub fn is_as_new(cluster: &Cluster, client: &mut Client) {
-    let fresh = cluster.create_database("fresh");
-    let mut fresh = cluster.connect(&fresh);
+    let database = cluster.create_database("fresh");
+    let mut fresh = cluster.connect(&database);
     fresh.batch_execute("create extension busymate_stats").unwrap();
     let (expected, found) = (definitions(&mut fresh), definitions(client));
     let difference = |of: &[String], from: &[String]| -> Vec<String> {
         of.iter().filter(|line| !from.contains(line)).cloned().collect()
     };
     assert_eq!(difference(&found, &expected), difference(&expected, &found));
+    drop(fresh);
+    cluster.connect("postgres").batch_execute(&format!("drop database {database} with (force)")).unwrap();
 }

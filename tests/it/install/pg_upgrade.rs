@@ -4,7 +4,7 @@
 use harness::catalog::{configuration, list};
 use harness::decoding::Slot;
 use harness::fleet::stats_at;
-use harness::upgrade::{INITDB, clear_column_versions, has_column_versions, is_as_new, upgrade};
+use harness::upgrade::{INITDB, has_column_versions, is_as_new, shown_under, upgrade};
 use harness::worker::{is_sealed_and_right, wait_for_seal};
 use harness::{Cluster, NO_WORKER, SUPABASE_ROLES, Server, dump, left_out, run, value};
 use postgres::Client;
@@ -22,7 +22,7 @@ fn earlier_server(from: u32) -> Option<Server> {
     let found = Server::other(from);
     if found.is_none() && WANTED.contains(&(from, to)) {
         left_out(&format!(
-            "an upgrade from {from} to {to}: BUSYMATE_TEST_OTHER_SERVERS names no server {from}"
+            "pg_upgrade from {from} to {to} (no server {from} in BUSYMATE_TEST_OTHER_SERVERS)"
         ));
     }
     found
@@ -118,7 +118,8 @@ fn prepare_columns(cluster: &Cluster, databases: &[Furnished], to: &Server) {
     scratch.boot();
     if !has_column_versions(&mut scratch.connect("postgres")) {
         for database in databases {
-            clear_column_versions(&mut cluster.connect(&database.database));
+            let mut client = cluster.connect(&database.database);
+            client.batch_execute(&shown_under("Columns that 18 does not take")).unwrap();
         }
     }
 }
@@ -217,16 +218,17 @@ fn from_15_by_way_of_17() {
 fn a_slot_comes_along_from_17() {
     let Some(server) = earlier_server(17) else { return };
     let to = Server::under_test();
-    let (cluster, mut databases) = furnished(&server);
-    databases.truncate(1);
+    let (cluster, databases) = furnished(&server);
     let mut client = cluster.connect(&databases[0].database);
     client.batch_execute("select busymate_stats.refresh_stats()").unwrap();
     let slot = Slot::create(&mut client, "realtime", "Real time");
     prepare_columns(&cluster, &databases, &to);
 
-    // Nothing may be left to be read. The server writes nothing more to the feeds, and the reader catches up.
+    // Nothing may be left to be read: the workers write nothing more, and the reader catches up.
+    for statement in shown_under("Slots").split(';').filter(|statement| !statement.trim().is_empty()) {
+        client.batch_execute(statement).unwrap();
+    }
     drop(client);
-    cluster.configure(NO_WORKER);
     cluster.restart();
     slot.read(&mut cluster.connect(&databases[0].database));
     cluster.stop("fast");
