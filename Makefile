@@ -26,7 +26,7 @@ CORE_SKIPS := --skip docs:: --skip mcp::clients --skip mcp::conformance --skip m
     --skip sealed::apply_workers --skip access::static_analysis
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-.PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test test-bare torture mutants soak held bench lint licences deb dist demo stop setup clean
+.PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test test-bare pgrx-test torture mutants soak held bench lint licences deb dist demo stop setup clean
 
 all: build
 
@@ -98,20 +98,21 @@ test-all: lint test-packages
 # One red step does not keep the next from running.
 test-full: build-full
 	@failed=; \
-	for step in test-units test-it torture; do \
+	for step in pgrx-test test-it torture; do \
 	    $(MAKE) --no-print-directory $$step SEED=$(or $(SEED),20261124) || failed="$$failed $$step"; \
 	done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 # All that test-full builds.
 build-full: stage
-	cargo test --no-run --lib $(CARGO_PG)
+	scripts/pgrx-tests '$(PG_CONFIG)' --no-run
 	cargo test --no-run $(CARGO_TESTS)
 	@$(MAKE) --no-print-directory stage VARIANT=-torture
 
-# The code's own tests, beside it.
-test-units: need-pg
-	cargo test --lib $(CARGO_PG)
+# The library's own tests, beside the code: those that need no server, and those that run inside one, through pgrx-tests.
+# FILTER=range for those so named.
+pgrx-test: need-pg
+	scripts/pgrx-tests '$(PG_CONFIG)' $(FILTER)
 
 # FILTER=worker:: for the tests so named.
 test-it: stage

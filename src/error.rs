@@ -43,3 +43,35 @@ impl UserError {
         unreachable!("an ERROR does not return")
     }
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::UserError;
+    use crate::testing::{error_of, run};
+    use pgrx::prelude::*;
+
+    #[pg_extern]
+    fn raise_user_error() {
+        UserError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the fleet is \"odd\"")
+            .detail("It is odd.")
+            .hint("Run SELECT 1.")
+            .raise()
+    }
+
+    #[pg_test]
+    fn an_error_has_its_code_message_and_hint() {
+        let failure = error_of(|| run("select tests.raise_user_error()"));
+        assert_eq!((failure.sqlstate.as_str(), failure.message.as_str()), ("55000", "the fleet is \"odd\""));
+        assert_eq!(failure.hint.as_deref(), Some("Run SELECT 1."));
+    }
+
+    /// As a function in PL/pgSQL gets it, where no backtrace is in the detail.
+    #[pg_test]
+    fn an_error_has_the_detail_that_it_was_given_and_no_more() {
+        run("do $$ declare detail text; begin perform tests.raise_user_error(); \
+             exception when object_not_in_prerequisite_state then \
+             get stacked diagnostics detail = pg_exception_detail; \
+             assert detail = 'It is odd.', detail; end $$");
+    }
+}

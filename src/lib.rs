@@ -22,11 +22,24 @@ mod schemas;
 mod settings;
 mod status;
 mod strong_locks;
+#[cfg(feature = "pg_test")]
+mod testing;
 mod torture;
 mod version;
 mod worker;
 
 pg_module_magic!(name, version);
+
+// cargo-pgrx writes the install script from what the library describes. That is the committed script, whole, and no
+// function's description beside it: hence `sql = false` on each of them.
+#[cfg(feature = "install_script")]
+extension_sql_file!("../sql/busymate_stats--0.1.0.sql", name = "install_script", bootstrap);
+
+#[cfg(not(feature = "install_script"))]
+extension_sql!(
+    "do $$ begin raise 'busymate_stats was built without its feature install_script'; end $$;",
+    name = "no_install_script"
+);
 
 #[pg_guard]
 extern "C-unwind" fn _PG_init() {
@@ -39,4 +52,23 @@ extern "C-unwind" fn _PG_init() {
     fleet::register();
     worker::register();
     pg::setting::reserve_prefix(c"busymate_stats");
+}
+
+/// What the framework of the `#[pg_test]`s asks for.
+#[cfg(all(test, feature = "pg_test"))]
+pub mod pg_test {
+    /// Nothing to prepare.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// The library as a server has it; its workers keep out of the tests' way.
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![
+            "shared_preload_libraries = 'busymate_stats'",
+            "busymate_stats.refresh_interval = 0",
+            "busymate_stats.status_interval = 0",
+            "busymate_stats.seal_interval = 0",
+            "busymate_stats.verify_interval = 0",
+            "fsync = off",
+        ]
+    }
 }

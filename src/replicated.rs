@@ -18,14 +18,14 @@ fn hand_on<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, PgTriggerE
 
 /// BEFORE INSERT, UPDATE or DELETE by row, ENABLE REPLICA: leaves out what arrives. A restore that sets
 /// `session_replication_role` is none: its rows are the database's own.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn leave_out_replicated<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, PgTriggerError> {
     if applies_changes() { Ok(None) } else { hand_on(trigger) }
 }
 
 /// The same of what is taken over: it takes the place of a row with its key, which would else end the subscription's work.
 /// The built-in roles and what they grant each server has from the extension; they stay as they are.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn take_over_replicated<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, PgTriggerError> {
     if !applies_changes() {
         return hand_on(trigger);

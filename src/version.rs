@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 
 /// The version of the loaded library.
-#[pg_extern(immutable, parallel_safe)]
+#[pg_extern(immutable, parallel_safe, sql = false)]
 fn version() -> &'static str {
     LIBRARY
 }
@@ -41,14 +41,14 @@ pub fn require_match() {
     .raise()
 }
 
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn require_matching_version() {
     require_match();
 }
 
 /// Whether the session sees notices. CREATE EXTENSION raises client_min_messages to WARNING while the script runs
 /// (`execute_extension_script`), which hides from the script what the session had.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn session_sees_notices() -> bool {
     enum_outside_command(c"client_min_messages").is_none_or(|level| level <= PgLogLevel::NOTICE as i32)
 }

@@ -42,7 +42,7 @@ fn hand_on<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
 }
 
 /// BEFORE INSERT, UPDATE or DELETE on `roles`, by row.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn guard_roles<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     if let Some(old) = trigger.old()
         && is_marked_builtin(&old)
@@ -64,7 +64,7 @@ fn guard_roles<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
 }
 
 /// BEFORE INSERT, UPDATE or DELETE on `role_capabilities`, by row.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn guard_role_capabilities<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     require_editor(trigger)?;
     for row in [trigger.old(), trigger.new()].into_iter().flatten() {
@@ -87,7 +87,7 @@ fn grant(row: &PgHeapTuple<'_, AllocatedByPostgres>) -> Grant {
 }
 
 /// BEFORE INSERT, UPDATE or DELETE on `user_roles`, by row.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn guard_user_roles<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     require_editor(trigger)?;
     for (row, deed) in [(trigger.old(), "unassign"), (trigger.new(), "assign")] {
@@ -103,7 +103,7 @@ fn guard_user_roles<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
 ///
 /// Two transactions that each remove what the other one leaves come here one after the other, and the second sees what
 /// the first has committed.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn guard_last_admin<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     if identity::owns_relation(identity::outer_role(), trigger.relid()?) {
         return Ok(None);
@@ -152,7 +152,7 @@ fn require_held(wanted: &Grants, deed: &str) {
 }
 
 /// BEFORE TRUNCATE on the tables that hold the built-in roles.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn guard_truncate<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     forbidden(format!("cannot truncate \"{}\": it holds the built-in roles", trigger.table_name()?))
         .hint("Use DELETE … WHERE NOT builtin on busymate_stats.roles.")
@@ -160,7 +160,7 @@ fn guard_truncate<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
 }
 
 /// BEFORE TRUNCATE on every other table of the extension: no policy stops it, so the privilege would be enough.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn guard_truncate_owner<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     if !identity::owns_relation(identity::current_role(), trigger.relid()?) {
         forbidden(format!("permission denied to truncate \"{}\"", trigger.table_name()?))
@@ -172,7 +172,7 @@ fn guard_truncate_owner<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
 }
 
 /// AFTER every change of a table that decides who may what, replicated ones too: what sessions have cached ends with the commit.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn grants_changed<'a>(trigger: &'a PgTrigger<'a>) -> Guarded<'a> {
     invalidation::invalidate(trigger.relid()?);
     Ok(None)

@@ -6,7 +6,7 @@ use crate::pg::query::{Param, execute, select};
 use pgrx::prelude::*;
 
 /// Puts a capability into a role.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn grant_capability(role: Option<&str>, capability: Option<&str>) {
     let role = existing(role);
     let (section, action) = parts(capability);
@@ -18,7 +18,7 @@ fn grant_capability(role: Option<&str>, capability: Option<&str>) {
 }
 
 /// Takes a capability out of a role.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn revoke_capability(role: Option<&str>, capability: Option<&str>) {
     let role = existing(role);
     let (section, action) = parts(capability);
@@ -29,7 +29,7 @@ fn revoke_capability(role: Option<&str>, capability: Option<&str>) {
 }
 
 /// Gives a role to a user.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn assign_role(sub: Option<&str>, role: Option<&str>) {
     let role = existing(role);
     let sub = named(sub);
@@ -40,13 +40,13 @@ fn assign_role(sub: Option<&str>, role: Option<&str>) {
 }
 
 /// The same for a user whose "sub" is a UUID, as in `auth.users`.
-#[pg_extern(name = "assign_role")]
+#[pg_extern(name = "assign_role", sql = false)]
 fn assign_role_uuid(sub: Option<pgrx::Uuid>, role: Option<&str>) {
     assign_role(sub.map(|sub| sub.to_string()).as_deref(), role);
 }
 
 /// Takes a role from a user.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn unassign_role(sub: Option<&str>, role: Option<&str>) {
     let role = existing(role);
     let sub = named(sub);
@@ -57,7 +57,7 @@ fn unassign_role(sub: Option<&str>, role: Option<&str>) {
 }
 
 /// The same for a user whose "sub" is a UUID.
-#[pg_extern(name = "unassign_role")]
+#[pg_extern(name = "unassign_role", sql = false)]
 fn unassign_role_uuid(sub: Option<pgrx::Uuid>, role: Option<&str>) {
     unassign_role(sub.map(|sub| sub.to_string()).as_deref(), role);
 }

@@ -10,7 +10,7 @@ use pgrx::{AllocatedByRust, PgTriggerError, WhoAllocated};
 ///
 /// A superuser and a replica may give both columns themselves, so that a restore is equal to what was dumped; what they
 /// leave out is stamped.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn stamp_change<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByRust>>, PgTriggerError> {

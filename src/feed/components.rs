@@ -50,7 +50,7 @@ pub fn critical_keys() -> HashSet<String> {
 }
 
 /// BEFORE INSERT or UPDATE on `components`, by row: raises 23514 for what could not be probed.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn guard_components<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
@@ -67,7 +67,7 @@ fn guard_components<'a>(
 }
 
 /// AFTER INSERT or UPDATE on `components`, by statement: raises 54000 where more are on than are watched.
-#[pg_trigger]
+#[pg_trigger(sql = false)]
 fn guard_component_count<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {

@@ -19,7 +19,7 @@ const FEED: &str = "stats";
 ///
 /// Not gated by claims (a scheduled job has none): EXECUTE is the owner's to grant, and the function is a SECURITY
 /// DEFINER one, for its caller needs no right on the table.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn refresh_stats() -> TimestampWithTimeZone {
     version::require_match();
     let started = Instant::now();

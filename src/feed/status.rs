@@ -161,7 +161,7 @@ fn report_stands() -> bool {
 /// that is young enough stands, as it does for the worker.
 ///
 /// Not gated by claims, like `refresh_stats`.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn refresh_status() -> TimestampWithTimeZone {
     version::require_match();
     if settings::status_source() != StatusSource::Local {
@@ -193,7 +193,7 @@ fn refresh_status() -> TimestampWithTimeZone {
 
 /// Puts a reporter's snapshot into the row of `service_status`. Needs `status:edit`; what does not have the feed's
 /// shape is refused with the path of the field.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn report_status(message: Option<Jsonb>) {
     let started = Instant::now();
     if !caller_grants().hold("status", "edit") {

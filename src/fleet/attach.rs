@@ -42,7 +42,7 @@ impl AttachRequest {
 }
 
 /// Makes these relations the fleet. The caller must own both.
-#[pg_extern]
+#[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)] // It is the SQL signature.
 fn attach(
     entries: Option<RegClass>,
@@ -160,7 +160,7 @@ pub fn reload_postgrest() {
 }
 
 /// Lets the fleet go: its statistics end, its tables and rows stay as they are.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn detach() {
     version::require_match();
     let table = own_table();

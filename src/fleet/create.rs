@@ -12,7 +12,7 @@ const TABLES: &str = include_str!("../../sql/fleet_tables.sql");
 
 /// Makes `public.devices` and `public.entries`, owned by the caller, and attaches them unless a fleet is attached
 /// already.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn create_fleet_tables() {
     version::require_match();
     for table in ["devices", "entries"] {

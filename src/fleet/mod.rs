@@ -141,7 +141,7 @@ fn required(as_of: Option<TimestampWithTimeZone>) -> Timestamp {
 }
 
 /// The fleet's statistics, computed at each call; NULL without `stats:view`.
-#[pg_extern(stable, parallel_restricted)]
+#[pg_extern(stable, parallel_restricted, sql = false)]
 fn get_stats() -> Option<pgrx::JsonB> {
     within_lock_timeout(|| may_read().then(|| pgrx::JsonB(snapshot_now().value)))
 }
@@ -154,13 +154,13 @@ pub fn within_lock_timeout<R>(read: impl FnOnce() -> R) -> R {
 }
 
 /// The fleet's statistics as of a moment; NULL without `stats:view`.
-#[pg_extern(stable, parallel_restricted)]
+#[pg_extern(stable, parallel_restricted, sql = false)]
 fn stats_at(as_of: Option<TimestampWithTimeZone>) -> Option<pgrx::JsonB> {
     may_read().then(|| pgrx::JsonB(snapshot_at(required(as_of), Way::Sealed)))
 }
 
 /// The same by plain SQL over every row: what any faster way of computing the figures is held against.
-#[pg_extern(stable, parallel_restricted)]
+#[pg_extern(stable, parallel_restricted, sql = false)]
 fn stats_recomputed(as_of: Option<TimestampWithTimeZone>) -> Option<pgrx::JsonB> {
     may_read().then(|| pgrx::JsonB(snapshot_at(required(as_of), Way::Plain)))
 }

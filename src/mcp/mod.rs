@@ -32,7 +32,7 @@ use serde_json::Value;
 use tools::{Feed, Feeds};
 
 /// What a POST brings: a JSON-RPC message of any protocol version, or whatever else is JSON.
-#[pg_extern(volatile, name = "mcp")]
+#[pg_extern(volatile, name = "mcp", sql = false)]
 fn mcp_post(message: Option<JsonbText>) -> ResponseBody {
     let headers = setting::read(c"request.headers").map(|json| Headers::parse(&json)).unwrap_or_default();
     let message = message.map_or_else(|| "null".to_owned(), |message| message.0);
@@ -40,7 +40,7 @@ fn mcp_post(message: Option<JsonbText>) -> ResponseBody {
 }
 
 /// GET, and a POST of nothing.
-#[pg_extern(volatile, name = "mcp")]
+#[pg_extern(volatile, name = "mcp", sql = false)]
 fn mcp_get() -> ResponseBody {
     let method = setting::read(c"request.method").unwrap_or_default();
     deliver(server::without_message(&String::from_utf8_lossy(&method)))
@@ -84,4 +84,62 @@ fn guarded(section: &str, read: impl FnOnce() -> Option<Value>) -> Feed {
         "42P01" => Feed::Missing,
         _ => Feed::Broken,
     })
+}
+
+#[cfg(feature = "pg_test")]
+mod in_backend {
+    #[pgrx::pg_schema]
+    mod tests {
+        use crate::pg::query::{Param, select_latest};
+        use crate::pg::setting::read;
+        use pgrx::prelude::*;
+        use pgrx_tests::proptest::PgTestRunner;
+        use proptest::prelude::*;
+
+        fn post(message: &str) -> (Option<String>, String) {
+            let body = select_latest("select public.mcp($1::jsonb)::text", &[Param::Text(message)], |row| {
+                row.text(1)
+            });
+            let status = read(c"response.status").unwrap_or_default();
+            (body.into_iter().next().flatten(), String::from_utf8(status).unwrap())
+        }
+
+        #[pg_test]
+        fn whatever_is_posted_is_answered() {
+            let word = || {
+                prop::sample::select(vec![
+                    "null",
+                    "1e400",
+                    "-0",
+                    "\"\\u00fc\\ud83d\\ude00\"",
+                    "[]",
+                    "{}",
+                    "\"tools/call\"",
+                    "\"get_stats\"",
+                    "\"2.0\"",
+                    "{\"name\": \"get_status\"}",
+                    "{\"name\": \"get_stats\", \"arguments\": {\"x\": 1}}",
+                ])
+            };
+            let message = (word(), word(), word(), word(), any::<bool>()).prop_map(
+                |(version, id, method, parameters, is_batch)| {
+                    let one = format!(
+                        r#"{{"jsonrpc": {version}, "id": {id}, "method": {method}, "params": {parameters}}}"#
+                    );
+                    if is_batch { format!("[{one}, {one}]") } else { one }
+                },
+            );
+            PgTestRunner::default()
+                .run(&prop_oneof![message, word().prop_map(String::from)], |message| {
+                    let (body, status) = post(&message);
+                    prop_assert!(status.len() == 3, "{} to {}", status, message);
+                    if let Some(body) = body {
+                        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+                        prop_assert!(body.is_object() || body.is_array(), "{}", body);
+                    }
+                    Ok(())
+                })
+                .unwrap();
+        }
+    }
 }

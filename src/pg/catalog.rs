@@ -139,3 +139,42 @@ fn each_by_oid(
         pg_sys::table_close(relation, lock);
     }
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::testing::{relation, run, value};
+    use pgrx::prelude::*;
+
+    #[pg_test]
+    fn a_change_and_its_reversal_make_another_version() {
+        run("create temp table fired (number int)");
+        run("create function pg_temp.nothing() returns trigger language plpgsql as 'begin return null; end'");
+        run("create trigger one after insert on fired for each row execute function pg_temp.nothing()");
+        let fired = relation("fired");
+        let first = trigger_version(fired, "one").unwrap();
+        assert_eq!(trigger_version(fired, "one"), Some(first));
+        run("alter table fired disable trigger one");
+        run("alter table fired enable trigger one");
+        let third = trigger_version(fired, "one").unwrap();
+        assert!(third.0 == first.0 && third.1 != first.1);
+        assert_eq!(trigger_version(fired, "another"), None);
+        let column = column_version(fired, 1).unwrap();
+        run("alter table fired rename number to numbers");
+        assert_ne!(column_version(fired, 1), Some(column));
+        assert_eq!(column_version(fired, 2), None);
+    }
+
+    #[pg_test]
+    fn an_enum_has_a_version_of_each_label() {
+        run("create type shade as enum ('light', 'dark')");
+        let shade: pg_sys::Oid = value("select 'shade'::regtype::oid");
+        let before = label_versions(shade);
+        assert_eq!(before.len(), 2);
+        run("alter type shade rename value 'dark' to 'light grey'");
+        let after = label_versions(shade);
+        assert_eq!(after.iter().filter(|label| before.contains(label)).count(), 1);
+        assert!(label_versions(pg_sys::TEXTOID).is_empty());
+    }
+}

@@ -198,3 +198,79 @@ pub fn database_is_utf8() -> bool {
     // SAFETY: reads a backend-local variable that is set at connection.
     unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as core::ffi::c_int }
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::pg::setting::read;
+    use crate::testing::{error_of, relation, run, value};
+    use pgrx::prelude::*;
+
+    fn role(name: &str) -> pg_sys::Oid {
+        value(&format!("select '{name}'::regrole::oid"))
+    }
+
+    /// Whose rights are in force, and how names and values read.
+    fn state() -> (pg_sys::Oid, bool, Option<Vec<u8>>, Option<Vec<u8>>) {
+        (current_role(), is_restricted(), read(c"search_path"), read(c"TimeZone"))
+    }
+
+    #[pg_test]
+    fn as_owner_is_somebody_else_and_nobody_afterwards() {
+        run("create role owner_of_a_test");
+        run("set search_path = public, pg_temp");
+        run("set TimeZone = 'Asia/Tokyo'");
+        let (before, owner) = (state(), role("owner_of_a_test"));
+        let inside = as_owner(owner, state);
+        assert_eq!(inside, (owner, true, Some(b"pg_catalog, pg_temp".into()), Some(b"UTC".into())));
+        assert_eq!(state(), before);
+        assert_eq!(error_of(|| as_owner(owner, || run("select 1 / 0"))).sqlstate, "22012");
+        assert_eq!(state(), before);
+        // The caller is still who it was.
+        assert_eq!(as_owner(owner, outer_role), outer_role());
+    }
+
+    #[pg_test]
+    fn nobody_gets_out_of_as_owner() {
+        run("create role owner_of_a_test");
+        let owner = role("owner_of_a_test");
+        for escape in [
+            "set role none",
+            "set session authorization default",
+            "create temp table t (number int)",
+            "select set_config('role', 'none', false)",
+        ] {
+            let failure = error_of(|| as_owner(owner, || run(escape)));
+            assert_eq!(failure.sqlstate, "42501", "{escape}: {}", failure.message);
+        }
+        assert_eq!(error_of(|| as_owner(owner, || run("table pg_authid"))).sqlstate, "42501");
+    }
+
+    #[pg_test]
+    fn code_of_others_learns_nothing_of_the_request() {
+        let claims = c"request.jwt.claims";
+        run("set request.jwt.claims = '{\"sub\": \"me\"}'");
+        let owner = current_role();
+        assert_eq!(as_owner(owner, || read(claims)).as_deref(), Some(&b"{\"sub\": \"me\"}"[..]));
+        assert_eq!(as_owner_without_request(owner, || read(claims)).as_deref(), Some(&b""[..]));
+        assert_eq!(read(claims).as_deref(), Some(&b"{\"sub\": \"me\"}"[..]));
+        // It makes no setting that was not there.
+        as_owner_without_request(owner, || assert_eq!(read(c"request.cookies"), None));
+    }
+
+    #[pg_test]
+    fn owners_and_roles_that_are_gone_have_no_name() {
+        run("create role gone_of_a_test");
+        run("create temp table owned (number int)");
+        let (gone, owned) = (role("gone_of_a_test"), relation("owned"));
+        assert_eq!(role_name(gone).as_deref(), Some("gone_of_a_test"));
+        assert!(owner_of(owned) == Some(current_role()) && owns_relation(current_role(), owned));
+        assert!(!owns_relation(gone, owned) && !bypasses_rls(gone) && bypasses_rls(current_role()));
+        run("alter table owned owner to gone_of_a_test");
+        assert_eq!(owner_of(owned), Some(gone));
+        run("drop table owned");
+        run("drop role gone_of_a_test");
+        assert_eq!((role_name(gone), owner_of(owned)), (None, None));
+    }
+}

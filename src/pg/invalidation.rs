@@ -101,3 +101,57 @@ extern "C-unwind" fn role_changed(watch: pg_sys::Datum, _cache: core::ffi::c_int
     // SAFETY: as there.
     unsafe { &*watch.cast_mut_ptr::<Watch>() }.expire();
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::testing::{relation, run};
+    use pgrx::prelude::*;
+
+    #[pg_test]
+    fn a_watch_moves_with_what_it_watches() {
+        static WATCH: Watch = Watch::new();
+        run("create temp table watched (number int)");
+        run("create temp table other (number int)");
+        run("create temp table later (number int)");
+        let (watched, other, later) = (relation("watched"), relation("other"), relation("later"));
+        WATCH.watch([None, Some(watched), None, None]);
+        let moves = |work: &dyn Fn()| {
+            let before = WATCH.generation();
+            work();
+            // PostgreSQL sends a transaction's own messages to itself at the end of a command.
+            crate::pg::transaction::see_own_changes();
+            WATCH.generation() != before
+        };
+        assert!(moves(&|| invalidate(watched)));
+        assert!(!moves(&|| invalidate(other)));
+        assert!(!moves(&|| run("insert into watched values (1)")));
+        assert!(moves(&|| run("alter table watched add more int")));
+        assert!(!moves(&|| run("alter table other add more int")));
+        WATCH.watch([Some(later), None, None, None]);
+        assert!(!moves(&|| invalidate(watched)));
+        assert!(moves(&|| invalidate(later)));
+        assert!(moves(&|| WATCH.expire()));
+        // What PostgreSQL does when a session has missed messages: it names no relation.
+        WATCH.watch([Some(watched), Some(other), Some(later), Some(later)]);
+        // SAFETY: allowed in a transaction.
+        assert!(moves(&|| unsafe { pg_sys::InvalidateSystemCaches() }));
+    }
+
+    #[pg_test]
+    fn a_watch_on_roles_moves_with_any_role() {
+        static WATCH: Watch = Watch::new();
+        let moves = |sql: &str| {
+            let before = WATCH.generation();
+            run(sql);
+            WATCH.generation() != before
+        };
+        assert!(!moves("create role watched_one"));
+        WATCH.watch_roles();
+        assert!(moves("create role watched_two"));
+        assert!(moves("alter role watched_two bypassrls"));
+        assert!(!moves("create temp table watched (number int)"));
+        assert!(moves("drop role watched_one, watched_two"));
+    }
+}

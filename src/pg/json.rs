@@ -80,3 +80,31 @@ unsafe impl SqlTranslatable for ResponseBody {
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
         Ok(ReturnsRef::One(SqlMappingRef::literal("busymate_stats.\"*/*\"")));
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::JsonbText;
+    use crate::testing::value;
+    use pgrx::prelude::*;
+
+    /// What a SQL function with such an argument gets.
+    #[pg_extern]
+    fn print_jsonb(argument: Option<JsonbText>) -> Option<String> {
+        argument.map(|text| text.0)
+    }
+
+    #[pg_test]
+    fn a_jsonb_prints_as_postgresql_prints_it() {
+        for document in [
+            "'null'",
+            r#"'{"b": [1.50, -0, 1e400], "a": "\"\\ü\u0001"}'"#,
+            "jsonb_build_object('x', repeat('long ', 100000))",
+            "(repeat('[', 3000) || repeat(']', 3000))",
+        ] {
+            let same = format!("select tests.print_jsonb(d) = d::text from (select ({document})::jsonb d) s");
+            assert!(value::<bool>(&same), "{document}");
+        }
+        assert!(value::<bool>("select tests.print_jsonb(null) is null"));
+    }
+}

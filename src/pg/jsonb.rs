@@ -190,7 +190,7 @@ fn number(text: &str) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+mod unit_tests {
     use super::number;
     use serde_json::{Value, json};
 
@@ -201,5 +201,103 @@ mod tests {
         assert_eq!(number(&format!("1{}", "0".repeat(400))), Value::from(f64::MAX));
         assert_eq!(number(&format!("-1{}", "0".repeat(400))), Value::from(f64::MIN));
         assert_eq!(number(&format!("0.{}1", "0".repeat(400))), json!(0.0));
+    }
+}
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::{Jsonb, TooBig};
+    use crate::testing::{run, value};
+    use pgrx::pg_sys;
+    use pgrx::prelude::*;
+    use pgrx_tests::proptest::PgTestRunner;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// `text` as PostgreSQL's input function stores it.
+    fn jsonb(text: &str) -> Jsonb {
+        let text = crate::pg::c_string(text);
+        // SAFETY: the function takes a string that ends with NUL, and gives a jsonb in the current memory context.
+        let datum = unsafe {
+            pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(pg_sys::Datum::from(text.as_ptr()))])
+        };
+        Jsonb(datum.unwrap())
+    }
+
+    /// What a SQL function with such an argument gets.
+    #[pg_extern]
+    fn read_jsonb(argument: Jsonb, most_bytes: i32, most_levels: i32) -> String {
+        match argument.read(most_bytes as usize, most_levels as usize) {
+            Ok(value) => value.to_string(),
+            Err(too_big) => format!("{too_big:?}"),
+        }
+    }
+
+    /// Any JSON that serde and numeric write in the same way.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let text = "[^\\x00]{0,12}";
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            // With a fraction, so that it is not read as a whole number.
+            (-1_000_000i32..1_000_000).prop_map(|eighths| Value::from(f64::from(8 * eighths + 1) / 8.0)),
+            text.prop_map(Value::from),
+        ];
+        scalar.prop_recursive(5, 40, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::hash_map(text, inner, 0..6).prop_map(|members| json!(members)),
+            ]
+        })
+    }
+
+    #[pg_test]
+    fn a_jsonb_is_read_as_it_was_written() {
+        PgTestRunner::default()
+            .run(&any_json(), |written| {
+                prop_assert_eq!(jsonb(&written.to_string()).read(usize::MAX, 10), Ok(written));
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[pg_test]
+    fn a_jsonb_is_read_up_to_its_limits_and_no_further() {
+        let nested = jsonb(r#"[[["x"]]]"#);
+        assert_eq!(nested.read(1000, 3), Ok(json!([[["x"]]])));
+        assert_eq!(nested.read(1000, 2), Err(TooBig::Deep));
+        // The string with its quotes and comma is 5 bytes, each pair of brackets 2.
+        assert_eq!(nested.read(11, 3), Ok(json!([[["x"]]])));
+        assert_eq!(nested.read(10, 3), Err(TooBig::Long));
+        // A scalar is in an array for the iterator only.
+        assert_eq!(jsonb("7").read(1000, 1), Ok(json!(7)));
+    }
+
+    #[pg_test]
+    fn a_number_beyond_a_double_and_deep_nesting_are_answered() {
+        assert_eq!(jsonb("1e400").read(1000, 1), Ok(json!(f64::MAX)));
+        assert_eq!(jsonb("1e-400").read(1000, 1), Ok(json!(0.0)));
+        assert_eq!(jsonb("9223372036854775808").read(1000, 1), Ok(json!(9223372036854775808f64)));
+        // serde_json would give up at 128 levels.
+        let deep = "[".repeat(4000) + &"]".repeat(4000);
+        assert_eq!(jsonb(&deep).read(usize::MAX, 128), Err(TooBig::Deep));
+        assert!(jsonb(&deep).read(usize::MAX, 5000).is_ok());
+    }
+
+    #[pg_test]
+    fn a_jsonb_is_read_from_wherever_it_is_stored() {
+        run("create temp table document (kind text, body jsonb)");
+        run("alter table document alter body set storage external");
+        run("insert into document values ('out of line', jsonb_build_array(repeat('ab', 5000)))");
+        run("alter table document alter body set storage main");
+        run(
+            "insert into document values ('compressed', jsonb_build_array(repeat('ab', 5000))), ('short', '[1]')",
+        );
+        assert!(value::<bool>(
+            "select bool_and(tests.read_jsonb(body, 100000, 3)::jsonb = body) and count(*) = 3 from document"
+        ));
+        assert_eq!(value::<String>("select tests.read_jsonb(body, 100, 3) from document limit 1"), "Long");
     }
 }

@@ -253,3 +253,126 @@ unsafe fn read_rows<T>(rows: &mut Vec<T>, each: &mut impl FnMut(&Row) -> T) {
         }
     }
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::testing::{error_of, run};
+    use pgrx::prelude::*;
+    use pgrx_tests::proptest::PgTestRunner;
+    use proptest::prelude::*;
+
+    fn is_writing() -> bool {
+        // SAFETY: reads backend-local state.
+        unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+    }
+
+    #[pg_test]
+    fn reading_assigns_no_transaction_id() {
+        let count = "select count(*) from busymate_stats.roles";
+        for read in [select, select_planned, select_prepared, select_latest] {
+            assert_eq!(read(count, &[], |row: &Row| row.int(1)).len(), 1);
+            assert!(!is_writing());
+        }
+        execute("select pg_current_xact_id()::text", &[]);
+        assert!(is_writing());
+    }
+
+    #[pg_test]
+    fn a_statement_sees_its_own_rows_only_where_it_asks_for_them() {
+        run("create temp table seen (number int8)");
+        run("insert into seen values (1), (2)");
+        let count = "select count(*) from seen";
+        for read in [select, select_planned, select_prepared] {
+            assert_eq!(read(count, &[], |row: &Row| row.int(1)), [0]);
+        }
+        assert_eq!(select_latest(count, &[], |row| row.int(1)), [2]);
+    }
+
+    #[pg_test]
+    fn every_parameter_arrives_as_it_was_given() {
+        let text = || "[^\\x00]{0,40}";
+        let strategy = (
+            any::<i64>(),
+            text(),
+            prop::collection::vec(text(), 0..5),
+            prop::collection::vec(any::<u8>(), 0..100),
+            any::<u32>(),
+        );
+        PgTestRunner::default()
+            .run(&strategy, |(number, text, texts, bytes, oid)| {
+                let params = [
+                    Param::Int(number),
+                    Param::Text(&text),
+                    Param::Texts(&texts),
+                    Param::Bytes(&bytes),
+                    Param::Oid(oid.into()),
+                    Param::Timestamp(i64::from(oid)),
+                ];
+                let sql = "select $1, $2, array_to_json($3)::text, $4, $5, $6, $2 = any ($3)";
+                for read in [select, select_prepared] {
+                    let rows = read(sql, &params, |row: &Row| {
+                        let list: Vec<String> = serde_json::from_str(&row.text(3).unwrap()).unwrap();
+                        (
+                            row.int(1),
+                            row.text(2),
+                            list,
+                            row.bytes(4),
+                            row.oid(5),
+                            row.timestamp(6),
+                            row.bool(7),
+                        )
+                    });
+                    let (moment, is_among) = (i64::from(oid), texts.contains(&text));
+                    let expected = (
+                        number,
+                        Some(text.clone()),
+                        texts.clone(),
+                        bytes.clone(),
+                        oid.into(),
+                        moment,
+                        is_among,
+                    );
+                    prop_assert_eq!(rows, vec![expected]);
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[pg_test]
+    fn nulls_and_other_types_are_told_apart() {
+        let nulls = "select null::text, null::bytea, null::int8, null::bool, null::oid, null::timestamptz";
+        let row = select(nulls, &[], |row| {
+            assert_eq!(row.text(1), None);
+            (row.bytes(2), row.int(3), row.bool(4), row.oid(5), row.timestamp(6))
+        });
+        assert_eq!(row, [(Vec::new(), 0, false, pg_sys::InvalidOid, 0)]);
+        let failure = error_of(|| select("select 1::int4", &[], |row| row.int(1)));
+        assert!(
+            failure.message.contains("column 1 of an internal query has another type"),
+            "{}",
+            failure.message
+        );
+        assert_eq!(select("select 1::int8", &[], |row| row.int(1)), [1]);
+    }
+
+    #[pg_test]
+    fn a_kept_plan_follows_ddl_and_makes_room() {
+        run("create temp table kept (number int8)");
+        let count =
+            || select_planned("select count(*), max(number) from kept", &[], |row| (row.int(1), row.int(2)));
+        assert_eq!(count(), [(0, 0)]);
+        run("drop table kept");
+        assert_eq!(error_of(count).sqlstate, "42P01");
+        run("create temp table kept (word text, number int8)");
+        assert_eq!(count(), [(0, 0)]);
+        for number in 0..2 * KEPT_PLANS as i64 {
+            let sql = format!("select {number}::int8");
+            assert_eq!(select_planned(&sql, &[], |row| row.int(1)), [number]);
+            assert!(PLANS.with_borrow(HashMap::len) <= KEPT_PLANS);
+        }
+        assert_eq!(count(), [(0, 0)]);
+    }
+}

@@ -158,3 +158,182 @@ unsafe fn is_over(index: pg_sys::Oid, column: i16) -> bool {
         is_whole
     }
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::pg::query::{Param, select_latest};
+    use crate::pg::relation::column_number;
+    use crate::pg::slot::Value;
+    use crate::testing::{error_of, relation, run, value};
+    use pgrx::prelude::*;
+    use pgrx_tests::proptest::PgTestRunner;
+    use proptest::prelude::*;
+
+    /// Rows written by this test are seen from here on: a scan reads under the active snapshot.
+    fn with_own_rows<R>(work: impl FnOnce() -> R) -> R {
+        // SAFETY: in a transaction; the snapshot is popped in the order in which it was pushed.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+            let result = work();
+            pg_sys::PopActiveSnapshot();
+            result
+        }
+    }
+
+    #[pg_test]
+    fn only_an_index_over_all_rows_in_their_order_is_taken() {
+        run("create temp table entry (host text, at timestamptz)");
+        let table = relation("entry");
+        let column = column_number(table, "at");
+        let is_taken = |definition: &str| {
+            run(&format!("create index candidate on entry {definition}"));
+            let found = RangeIndex::find(table, column);
+            let is_taken = found.is_some_and(|found| found.index == relation("candidate"));
+            assert_eq!(found.is_some(), is_taken, "{definition}");
+            run("drop index candidate");
+            is_taken
+        };
+        for good in ["(at)", "(at desc)", "(at nulls first, host)", "(at) include (host)"] {
+            assert!(is_taken(good), "{good}");
+        }
+        for bad in [
+            "(host)",
+            "(host, at)",
+            "((coalesce(at, at)))",
+            "(at) where host is not null",
+            "using brin (at)",
+            "using hash (at)",
+        ] {
+            assert!(!is_taken(bad), "{bad}");
+        }
+        run("create index candidate on entry (at)");
+        run("update pg_index set indisvalid = false where indexrelid = 'candidate'::regclass");
+        assert!(RangeIndex::find(table, column).is_none(), "an index that is not valid");
+    }
+
+    #[pg_test]
+    fn a_range_is_what_sql_says_it_is() {
+        run("create temp table entry (at timestamptz not null)");
+        run("create index entry_at on entry (at)");
+        let index = RangeIndex::find(relation("entry"), 1).unwrap();
+        let moment = || prop_oneof![-5i64..5, Just(i64::MIN), Just(i64::MAX)];
+        let strategy = (prop::collection::vec(moment(), 0..12), moment(), prop::option::of(moment()));
+        PgTestRunner::default()
+            .run(&strategy, |(moments, from, to)| {
+                run("delete from entry");
+                for moment in &moments {
+                    select_latest("insert into entry values ($1)", &[Param::Timestamp(*moment)], |_| ());
+                }
+                let mut expected: Vec<i64> = moments
+                    .into_iter()
+                    .filter(|moment| *moment >= from && to.is_none_or(|to| *moment < to))
+                    .collect();
+                expected.sort_unstable();
+                let (mut read, mut bare) = (Vec::new(), Vec::new());
+                with_own_rows(|| {
+                    index.each(from, to, |row| {
+                        read.push(row.value(1).unwrap().value() as i64);
+                        true
+                    });
+                    index.each_bare(from, to, |row| {
+                        bare.push(row.value(1).unwrap().value() as i64);
+                        true
+                    });
+                });
+                prop_assert_eq!(&read, &expected);
+                prop_assert_eq!(&bare, &expected);
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    fn numbers(rows: i64) -> RangeIndex {
+        run("create temp table event (number int8 primary key)");
+        run(&format!("insert into event select generate_series(1, {rows})"));
+        RangeIndex::of_numbers(relation("event"), relation("event_pkey"))
+    }
+
+    #[pg_test]
+    fn rows_are_read_on_from_one_guard_to_the_next_until_enough() {
+        let index = numbers(2500);
+        with_own_rows(|| {
+            let mut sum = 0;
+            index.each_bare(i64::MIN, None, |row| {
+                sum += row.int(1, pg_sys::INT8OID).unwrap();
+                true
+            });
+            assert_eq!(sum, 2500 * 2501 / 2);
+            let mut read = 0;
+            index.each_bare(5, None, |_| {
+                read += 1;
+                read < 1200
+            });
+            assert_eq!(read, 1200);
+        });
+    }
+
+    #[pg_test]
+    fn a_panic_and_an_error_leave_a_scan_as_errors() {
+        let index = numbers(10);
+        with_own_rows(|| {
+            let panicked = error_of(|| index.each_bare(1, None, |_| panic!("stopped here")));
+            assert_eq!((panicked.sqlstate.as_str(), panicked.message.as_str()), ("XX000", "stopped here"));
+            let raised = error_of(|| {
+                index.each(1, None, |_| {
+                    run("select 1 / 0");
+                    true
+                });
+            });
+            assert_eq!(raised.sqlstate, "22012");
+        });
+        // The session goes on, and nothing keeps the table.
+        run("alter table event add column more int");
+        assert_eq!(value::<i64>("select count(*) from event"), 10);
+    }
+
+    #[pg_test]
+    fn a_row_is_read_in_the_type_of_its_columns() {
+        run("create type shade as enum ('light', 'dark')");
+        run(
+            "create temp table mixed (number int8 primary key, two int2, four int4, eight int8, id uuid, word text, \
+             short varchar(9), padded char(9), shade shade, nothing text)",
+        );
+        run("alter table mixed alter word set storage external");
+        run(
+            "insert into mixed values (1, -2, -4, -8, '00000000-0000-0000-0000-0000000000ff', repeat('w', 9000), 'v', \
+             ' c ', 'dark')",
+        );
+        let index = RangeIndex::of_numbers(relation("mixed"), relation("mixed_pkey"));
+        let shade: pg_sys::Oid = value("select 'shade'::regtype::oid");
+        let mut rows = 0;
+        with_own_rows(|| {
+            index.each(1, None, |row| {
+                rows += 1;
+                assert_eq!(row.stored(2, pg_sys::INT2OID), Value::Int(-2));
+                assert_eq!(row.stored(3, pg_sys::INT4OID), Value::Int(-4));
+                assert_eq!(row.stored(4, pg_sys::INT8OID), Value::Int(-8));
+                assert_eq!(row.stored(5, pg_sys::UUIDOID), Value::Uuid(&255u128.to_be_bytes()));
+                assert_eq!(row.stored(6, pg_sys::TEXTOID), Value::Text(&[b'w'; 9000]));
+                assert_eq!(row.stored(7, pg_sys::VARCHAROID), Value::Text(b"v"));
+                assert_eq!(row.stored(8, pg_sys::BPCHAROID), Value::Text(b" c"));
+                assert_eq!(row.text(8, pg_sys::BPCHAROID).as_deref(), Some(" c"));
+                assert_eq!(row.stored(9, shade), Value::Text(b"dark"));
+                assert_eq!(row.stored(10, pg_sys::TEXTOID), Value::Null);
+                assert!(row.has_same_text(row, 10, pg_sys::TEXTOID));
+                true
+            });
+            index.each_bare(1, None, |row| {
+                rows += 1;
+                assert_eq!(row.int(2, pg_sys::INT2OID), Some(-2));
+                assert_eq!(row.uuid(5), Some(255u128.to_be_bytes()));
+                assert_eq!(row.with_text(6, |text| text.to_vec()), Some(vec![b'w'; 9000]));
+                assert_eq!(row.with_text(10, <[u8]>::len), None);
+                true
+            });
+        });
+        assert_eq!(rows, 2);
+    }
+}

@@ -313,3 +313,107 @@ pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
         found
     }
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::testing::{relation, run, value};
+    use pgrx::prelude::*;
+
+    #[pg_test]
+    fn a_locked_relation_is_described_and_stays() {
+        run("create schema \"Odd schema\"");
+        run("create unlogged table \"Odd schema\".\"table\" (number int)");
+        run("alter table \"Odd schema\".\"table\" enable row level security, force row level security");
+        let locked = lock(relation("\"Odd schema\".\"table\"")).unwrap();
+        assert_eq!(locked.name, "\"Odd schema\".\"table\"");
+        assert!(locked.unlogged && !locked.temporary && locked.force_row_security && locked.is_heap);
+        assert_eq!(locked.kind, pg_sys::RELKIND_RELATION);
+        run("alter table \"Odd schema\".\"table\" disable row level security");
+        assert!(!lock(locked.oid).unwrap().force_row_security, "FORCE counts only where policies are on");
+        run("create temp view seen as select 1");
+        let view = lock(relation("seen")).unwrap();
+        assert!(view.temporary && view.kind == pg_sys::RELKIND_VIEW && !view.is_heap);
+        run("drop view seen");
+        assert!(lock(view.oid).is_none() && !is_there(view.oid));
+    }
+
+    #[pg_test]
+    fn pages_columns_and_domains() {
+        run("create domain inner_domain as timestamptz");
+        run("create domain outer_domain as inner_domain not null");
+        run("create temp table sized (gone int, at outer_domain, word text not null)");
+        run("alter table sized drop column gone");
+        run("create index sized_at on sized (at)");
+        let sized = relation("sized");
+        assert!(has_no_page(sized));
+        assert_eq!(["at", "word", "gone", "no such"].map(|name| column_number(sized, name)), [2, 3, 0, 0]);
+        assert_eq!(column_type(sized, 2), pg_sys::TIMESTAMPTZOID);
+        assert!(is_not_null(sized, 3) && !is_not_null(sized, 2) && !is_not_null(sized, 9));
+        assert_eq!(type_name(pg_sys::TIMESTAMPTZOID), "timestamp with time zone");
+        run("insert into sized values (now(), 'x')");
+        assert!(!has_no_page(sized));
+        run("truncate sized");
+        assert!(has_no_page(sized));
+        let file = lock(sized).unwrap().file;
+        run("cluster sized using sized_at");
+        assert_ne!(lock(sized).unwrap().file, file);
+    }
+
+    #[pg_extern]
+    fn is_test_table_being_changed() -> bool {
+        is_being_changed_here(relation("changing"))
+    }
+
+    #[pg_test]
+    fn a_statement_that_changes_a_relation_is_noticed_from_inside() {
+        run("create temp table changing (number int, noticed bool)");
+        run("insert into changing values (1)");
+        assert!(!value::<bool>("select tests.is_test_table_being_changed()"));
+        run("update changing set noticed = tests.is_test_table_being_changed()");
+        assert!(value::<bool>("select noticed from changing"));
+        assert!(!value::<bool>("select tests.is_test_table_being_changed()"), "the statement has ended");
+    }
+
+    #[pg_test]
+    fn a_trigger_is_described_as_it_was_made() {
+        run("create temp table fired (number int, word text)");
+        run("create function pg_temp.nothing() returns trigger language plpgsql as 'begin return null; end'");
+        run("create trigger a after insert or update or delete on fired for each row \
+             execute function pg_temp.nothing('one', '')");
+        run("create trigger b after update of word on fired for each row execute function pg_temp.nothing()");
+        run("create trigger c after truncate on fired execute function pg_temp.nothing()");
+        run("create trigger d after insert on fired for each row when (new.number > 1) \
+             execute function pg_temp.nothing()");
+        run("alter table fired enable always trigger a, disable trigger b");
+        let found = triggers(relation("fired"));
+        let flags = |name: &str| {
+            let trigger = found.iter().find(|trigger| trigger.name == name).unwrap();
+            let flags = [
+                trigger.fires_on_writes,
+                trigger.always,
+                trigger.unconditional,
+                trigger.fires_after_each_row,
+            ];
+            (flags, trigger.arguments.join("|"))
+        };
+        assert_eq!(flags("a"), ([true, true, true, true], "one|".into()));
+        assert_eq!(flags("b"), ([false, false, false, false], String::new()));
+        assert_eq!(flags("c"), ([false, false, true, false], String::new()));
+        assert_eq!(flags("d"), ([true, false, false, false], String::new()));
+        assert!(found.iter().all(|trigger| trigger.function.ends_with(".nothing")));
+    }
+
+    #[pg_test]
+    fn only_the_strongest_lock_is_against_everybody() {
+        run("create temp table locked (number int)");
+        // Whoever makes a table has it locked so.
+        let locked = relation("locked");
+        assert!(is_locked_alone(locked));
+        let roles = relation("busymate_stats.roles");
+        assert!(lock_for_reading_now(roles) && lock_alone_now(roles) && !is_locked_alone(roles));
+        run("drop table locked");
+        assert!(!lock_for_reading_now(locked), "a relation that is gone");
+    }
+}

@@ -266,3 +266,123 @@ pub fn newest<T>(
         result
     }
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::testing::{relation, run};
+    use pgrx::prelude::*;
+
+    fn texts(table: pg_sys::Oid, index: Option<pg_sys::Oid>, first: Option<&str>, seen: Seen) -> Vec<String> {
+        let mut found = Vec::new();
+        scan(table, index, first.map(str::as_bytes), seen, |row| {
+            found.push(String::from_utf8(row.text(2)).unwrap());
+        });
+        found.sort();
+        found
+    }
+
+    #[pg_test]
+    fn only_the_latest_snapshot_sees_what_the_statement_has_written() {
+        run("create temp table word (key text primary key, word text)");
+        run("insert into word values ('a', 'alpha'), ('b', 'beta')");
+        let table = relation("word");
+        assert_eq!(texts(table, None, None, Seen::Latest), ["alpha", "beta"]);
+        // That of the statement which called this test.
+        assert!(texts(table, None, None, Seen::Statement).is_empty());
+        run("update word set word = 'gamma' where key = 'b'");
+        assert_eq!(texts(table, None, None, Seen::Latest), ["alpha", "gamma"]);
+    }
+
+    #[pg_test]
+    fn a_key_is_found_with_and_without_an_index() {
+        run("create temp table word (key text primary key, word text)");
+        run("insert into word select repeat('k', n), 'word ' || n from generate_series(1, 300) n");
+        let (table, index) = (relation("word"), relation("word_pkey"));
+        for index in [None, Some(index)] {
+            assert_eq!(texts(table, index, Some("kkk"), Seen::Latest), ["word 3"]);
+            assert!(texts(table, index, Some("k "), Seen::Latest).is_empty());
+            assert!(texts(table, index, Some(""), Seen::Latest).is_empty());
+        }
+    }
+
+    #[pg_test]
+    fn values_are_read_wherever_they_are_stored() {
+        run(
+            "create temp table kept (key text, packed text, external text, raw bytea, flag bool, number int8, \
+             at timestamptz, of oid)",
+        );
+        run("alter table kept alter external set storage external");
+        run(
+            "insert into kept values ('full', repeat('p', 100000), repeat('e', 100000), '\\x00ff', true, -1, \
+             '2000-01-01 00:00:01+00', 4294967295)",
+        );
+        run("insert into kept (key) values ('empty')");
+        let mut rows = 0;
+        scan(relation("kept"), None, Some(b"full"), Seen::Latest, |row| {
+            rows += 1;
+            assert_eq!(row.text(2), [b'p'; 100_000]);
+            assert_eq!(row.text(3), [b'e'; 100_000]);
+            assert_eq!(row.bytes(4), [0, 0xff]);
+            assert!(row.bool(5));
+            assert_eq!(row.int(6), -1);
+            assert_eq!(row.timestamp(7), 1_000_000);
+            assert_eq!(row.oid(8).to_u32(), u32::MAX);
+        });
+        scan(relation("kept"), None, Some(b"empty"), Seen::Latest, |row| {
+            rows += 1;
+            assert!(row.text(2).is_empty() && row.bytes(4).is_empty() && !row.bool(5));
+            assert_eq!((row.int(6), row.timestamp(7), row.oid(8)), (0, 0, pg_sys::InvalidOid));
+        });
+        assert_eq!(rows, 2);
+    }
+
+    #[pg_test]
+    fn each_version_of_a_row_has_an_identity_of_its_own() {
+        run("create temp table word (key text, word text)");
+        run("insert into word values ('a', 'alpha')");
+        let identity = || {
+            let mut found = None;
+            scan(relation("word"), None, None, Seen::Latest, |row| found = Some(row.identity()));
+            found.unwrap()
+        };
+        let first = identity();
+        assert_eq!(identity(), first);
+        assert!(first.is_own());
+        run("update word set word = word");
+        assert_ne!(identity(), first);
+        let mut is_any_own = false;
+        scan(pg_sys::ExtensionRelationId, None, None, Seen::Latest, |row| {
+            is_any_own |= row.identity().is_own();
+        });
+        assert!(!is_any_own, "a catalog's rows were there before this transaction");
+    }
+
+    #[pg_test]
+    fn the_newest_row_is_the_last_that_is_seen() {
+        run("create temp table event (number int8 primary key, word text)");
+        let (table, index) = (relation("event"), relation("event_pkey"));
+        let newest = |seen| newest(table, index, seen, |row| row.int(1));
+        assert_eq!(newest(Seen::Latest), None);
+        run("insert into event select n, n::text from generate_series(1, 500) n");
+        run("delete from event where number > 400");
+        assert_eq!(newest(Seen::Latest), Some(400));
+        assert_eq!(newest(Seen::Statement), None);
+    }
+
+    #[pg_test]
+    fn a_relation_that_is_gone_has_no_rows() {
+        run("create temp table word (key text, word text)");
+        let table = relation("word");
+        run("drop table word");
+        assert!(texts(table, None, None, Seen::Latest).is_empty());
+        assert_eq!(newest(table, table, Seen::Latest, |_| ()), None);
+        assert_eq!(find_relation("busymate_stats", "no_such"), None);
+        assert_eq!(find_relation("no_such", "roles"), None);
+        // A NUL ends the name, as anywhere in PostgreSQL.
+        assert_eq!(find_schema("busymate_stats\0x"), find_schema("busymate_stats"));
+        assert_eq!(extension_version("busymate_stats").as_deref(), Some(crate::version::LIBRARY));
+        assert_eq!(extension_version("no_such"), None);
+    }
+}

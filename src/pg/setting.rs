@@ -241,3 +241,71 @@ pub fn reserve_prefix(prefix: &'static CStr) {
     // SAFETY: a static string; called from _PG_init, after the settings.
     unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::testing::{error_of, run, value};
+    use pgrx::prelude::*;
+
+    #[pg_test]
+    fn an_interval_is_off_or_at_least_a_second() {
+        for (milliseconds, is_accepted) in [(0, true), (1, false), (999, false), (1000, true), (-1, false)] {
+            let mut value = milliseconds;
+            // SAFETY: a valid pointer; the hook uses nothing else. The detail is PostgreSQL's, null or a string.
+            let (answer, detail) = unsafe {
+                pg_sys::GUC_check_errdetail_string = std::ptr::null_mut();
+                let answer = check_interval(&mut value, std::ptr::null_mut(), pg_sys::GucSource::PGC_S_TEST);
+                (answer, pg_sys::GUC_check_errdetail_string)
+            };
+            assert_eq!((answer, detail.is_null()), (is_accepted, is_accepted), "{milliseconds}");
+        }
+    }
+
+    #[pg_test]
+    fn a_text_that_will_not_do_is_refused_with_a_hint() {
+        for (name, bad, good) in [
+            ("role_claim", "a..b", "app_metadata.role"),
+            ("claims_trusted_from", "a,,b", "authenticator, \"Odd, role\""),
+            ("mcp_allowed_origins", "example.com", "https://example.com"),
+        ] {
+            let set = |value| run(&format!("set busymate_stats.{name} = $${value}$$"));
+            set(good);
+            let failure = error_of(|| set(bad));
+            assert_eq!(failure.sqlstate, "22023", "{name}: {}", failure.message);
+            assert!(failure.hint.is_some(), "{name}");
+            assert_eq!(value::<String>(&format!("show busymate_stats.{name}")), good);
+        }
+        // Within the reserved prefix a name that is not defined is a mistake.
+        assert_eq!(error_of(|| run("set busymate_stats.rol_claim = 'x'")).sqlstate, "42602");
+    }
+
+    #[pg_test]
+    fn a_lock_timeout_is_put_back() {
+        let shown = || value::<String>("show lock_timeout");
+        assert_eq!(with_lock_timeout(c"50ms", shown), "50ms");
+        assert_eq!(shown(), "0");
+        let failure = error_of(|| with_lock_timeout(c"50ms", || run("select 1 / 0")));
+        assert_eq!((failure.sqlstate.as_str(), shown().as_str()), ("22012", "0"));
+        run("set lock_timeout = '3s'");
+        assert_eq!(with_lock_timeout(c"50ms", shown), "3s");
+    }
+
+    #[pg_test]
+    fn what_is_set_locally_goes_with_the_subtransaction() {
+        assert_eq!(read(c"response.of_a_test"), None);
+        assert_eq!(
+            error_of(|| {
+                set_local(c"response.of_a_test", "201");
+                assert_eq!(read(c"response.of_a_test").as_deref(), Some(&b"201"[..]));
+                run("select 1 / 0");
+            })
+            .sqlstate,
+            "22012"
+        );
+        assert!(read(c"response.of_a_test").unwrap_or_default().is_empty());
+        set_local(c"response.of_a_test", "cut\0here");
+        assert_eq!(read(c"response.of_a_test").as_deref(), Some(&b"cut"[..]));
+    }
+}

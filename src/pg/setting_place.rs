@@ -114,3 +114,36 @@ mod raw {
         ) -> *const pg_sys::config_generic;
     }
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::testing::run;
+    use pgrx::prelude::*;
+
+    #[pg_test]
+    fn a_place_follows_its_setting() {
+        let name = c"request.of_a_test";
+        // SAFETY: no setting is set while a value is used: it is copied.
+        let value = |place: Place| unsafe {
+            place.value(name).map(|text| CStr::from_ptr(text).to_string_lossy().into_owned())
+        };
+        run("set request.of_a_test = 'one'");
+        let place = find(name);
+        assert_eq!(value(place).as_deref(), Some("one"));
+        run("set request.of_a_test = 'another one, elsewhere in memory'");
+        assert_eq!(value(place).as_deref(), Some("another one, elsewhere in memory"));
+        // More settings than there was room for: PostgreSQL moves them, and sorts them anew.
+        for number in 0..300 {
+            run(&format!("set a_test.number_{number} = '{number}'"));
+        }
+        assert_eq!(value(find(name)).as_deref(), Some("another one, elsewhere in memory"));
+        assert!(value(place).is_none_or(|text| text == "another one, elsewhere in memory"));
+        // A setting, but of another kind.
+        // SAFETY: as above.
+        assert!(unsafe { find(c"work_mem").value(c"work_mem") }.is_none());
+        // SAFETY: as above.
+        assert!(unsafe { find(c"request.of_nobody").value(c"request.of_nobody") }.is_none());
+    }
+}

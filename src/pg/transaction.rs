@@ -182,3 +182,94 @@ extern "C-unwind" fn ended(event: pg_sys::XactEvent::Type, _argument: *mut core:
         _ => {}
     }
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::testing::{run, value};
+
+    fn raise(sqlstate: &str, message: &str) {
+        run(&format!("do $$ begin raise '{message}' using errcode = '{sqlstate}', hint = 'a hint'; end $$"));
+    }
+
+    #[pg_test]
+    fn a_failed_attempt_tells_its_error_and_undoes_its_work() {
+        run("create temp table kept (number int)");
+        let failure = attempt(|| {
+            run("insert into kept values (1)");
+            raise("22023", "some message");
+        })
+        .unwrap_err();
+        assert_eq!((failure.sqlstate.as_str(), failure.message.as_str()), ("22023", "some message"));
+        assert_eq!(failure.hint.as_deref(), Some("a hint"));
+        assert!(!failure.out_of_time);
+        assert_eq!(attempt(|| run("insert into kept values (2)")).map_err(|failure| failure.message), Ok(()));
+        assert_eq!(value::<i32>("select sum(number)::int from kept"), 2);
+    }
+
+    /// pgrx knows the codes of PostgreSQL's errcodes.txt, and takes any other for an internal error.
+    #[pg_test]
+    fn a_sqlstate_that_pgrx_does_not_know_is_lost() {
+        let failure = attempt(|| raise("BM001", "some message")).unwrap_err();
+        assert_eq!((failure.sqlstate.as_str(), failure.message.as_str()), ("XX000", "some message"));
+    }
+
+    #[pg_test]
+    fn attempts_are_nested() {
+        run("create temp table kept (number int)");
+        let inner = attempt(|| {
+            let inner = attempt(|| {
+                run("insert into kept values (1)");
+                panic!("a panic");
+            });
+            run("insert into kept values (2)");
+            inner.unwrap_err()
+        })
+        .unwrap();
+        assert_eq!((inner.sqlstate.as_str(), inner.message.as_str()), ("XX000", "a panic"));
+        assert_eq!(value::<i32>("select sum(number)::int from kept"), 2);
+    }
+
+    #[pg_test]
+    fn an_attempt_leaves_memory_and_resources_as_they_were() {
+        // SAFETY: reads backend-local state.
+        let state = || unsafe {
+            (
+                pg_sys::CurrentMemoryContext,
+                pg_sys::CurrentResourceOwner,
+                pg_sys::GetCurrentTransactionNestLevel(),
+            )
+        };
+        let before = state();
+        assert!(attempt(|| ()).is_ok());
+        assert_eq!(state(), before);
+        assert!(attempt(|| raise("22012", "x")).is_err());
+        assert_eq!(state(), before);
+    }
+
+    #[pg_test]
+    fn a_cancel_and_a_lack_of_memory_end_the_statement() {
+        for (sqlstate, goes_on_up) in [("57014", true), ("53200", true), ("57P03", false), ("22012", false)] {
+            let outcome = attempt(|| attempt_unless_ended(|| raise(sqlstate, "x")));
+            let is_inside = matches!(&outcome, Ok(Err(failure)) if failure.sqlstate == sqlstate);
+            let is_outside = matches!(&outcome, Err(failure) if failure.sqlstate == sqlstate);
+            assert_eq!((is_inside, is_outside), (!goes_on_up, goes_on_up), "{sqlstate}");
+        }
+    }
+
+    #[pg_test]
+    fn a_long_message_is_cut_between_characters() {
+        let failure = attempt(|| raise("22012", &"ü".repeat(3000))).unwrap_err();
+        assert_eq!(failure.message, "ü".repeat(LONGEST_MESSAGE));
+    }
+
+    #[pg_test]
+    fn an_attempt_within_a_time_ends_with_it() {
+        let failure = attempt_within(50, || run("select pg_sleep(60)")).unwrap_err();
+        assert_eq!((failure.sqlstate.as_str(), failure.out_of_time), (QUERY_CANCELED, true));
+        // Somebody's own cancel is none of the timeout's doing.
+        let failure = attempt_within(60_000, || raise(QUERY_CANCELED, "x")).unwrap_err();
+        assert!(!failure.out_of_time);
+    }
+}

@@ -111,3 +111,76 @@ fn context() -> pg_sys::MemoryContext {
 pub fn forget_context() {
     CONTEXT.store(std::ptr::null_mut(), Ordering::Relaxed);
 }
+
+#[cfg(feature = "pg_test")]
+#[pgrx::pg_schema]
+mod tests {
+    use super::*;
+    use crate::testing::error_of;
+    use pgrx::prelude::*;
+    use pgrx_tests::proptest::PgTestRunner;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(i64),
+        Extend(Vec<i64>),
+        Truncate(usize),
+        Forget,
+    }
+
+    #[pg_test]
+    fn a_list_in_transaction_memory_is_like_any_other() {
+        let step = prop_oneof![
+            4 => any::<i64>().prop_map(Step::Push),
+            2 => prop::collection::vec(any::<i64>(), 0..200).prop_map(Step::Extend),
+            1 => (0usize..300).prop_map(Step::Truncate),
+            1 => Just(Step::Forget),
+        ];
+        PgTestRunner::default()
+            .run(&prop::collection::vec(step, 0..40), |steps| {
+                let mut list = TransactionVec::new();
+                let mut model = Vec::new();
+                for step in steps {
+                    match step {
+                        Step::Push(value) => {
+                            list.push(value);
+                            model.push(value);
+                        }
+                        Step::Extend(values) => {
+                            list.extend(&values);
+                            model.extend(values);
+                        }
+                        Step::Truncate(length) => {
+                            list.truncate(length);
+                            model.truncate(length);
+                        }
+                        Step::Forget => {
+                            list.forget();
+                            model.clear();
+                        }
+                    }
+                    prop_assert_eq!(&*list, &*model);
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[pg_test]
+    fn the_memory_is_the_transactions_own() {
+        let mut list = TransactionVec::new();
+        error_of(|| {
+            list.extend(&[7u8; 100_000]);
+            panic!("the subtransaction ends");
+        });
+        assert_eq!(*list, [7u8; 100_000]);
+        let context = CONTEXT.load(Ordering::Relaxed);
+        // SAFETY: the context is there for as long as the transaction, and allocated what the list holds.
+        unsafe {
+            let transactions = pg_sys::TopTransactionContext;
+            assert_eq!((*context).parent, transactions);
+            assert_eq!(pg_sys::GetMemoryChunkContext(list.values.cast()), context);
+        }
+    }
+}

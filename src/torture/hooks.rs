@@ -101,14 +101,14 @@ pub fn note_roster_way(answer: &Result<(), roster::reader::Missing>) {
 }
 
 /// Which ways this session's answers were come by, and how often, since the last call.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn torture_ways() -> pgrx::JsonB {
     pgrx::JsonB(serde_json::json!(WAYS.take()))
 }
 
 /// One step of the sealer in the running transaction, which must be REPEATABLE READ and hold the sealer's locks since
 /// before its snapshot: `threshold`, `look`, or `seal` in chunks of `stride` microseconds.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn torture_step(step: &str, stride: i64) -> String {
     let outcome = Ground::take().map(|ground| match step {
         "threshold" => move_threshold_of(&ground),
@@ -124,7 +124,7 @@ fn torture_step(step: &str, stride: i64) -> String {
 }
 
 /// Which ways this session's figures of devices were come by, and how often, since the last call.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn torture_roster_ways() -> pgrx::JsonB {
     pgrx::JsonB(serde_json::json!(ROSTER_WAYS.take()))
 }
@@ -146,7 +146,7 @@ extern "C-unwind" fn show_roster_ground() -> *const c_char {
 }
 
 /// One step of the roster's sealer, on the ground taken last: `threshold`, `look` or `count`.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn torture_roster_step(step: &str) -> String {
     let Some(ground) = ROSTER_GROUND.take() else {
         return "no ground".into();

@@ -81,7 +81,7 @@ fn why_late(board: &shared::Board) -> Option<String> {
 
 /// Has the launcher look at this database once the running transaction has committed, so that a new extension is
 /// refreshed at once.
-#[pg_extern]
+#[pg_extern(sql = false)]
 fn announce() {
     shared::announce_at_commit();
 }

@@ -42,13 +42,15 @@ fn described(client: &mut Client) -> BTreeMap<String, Signature> {
     for entity in section::decode_entities(section_data).unwrap() {
         let (symbol, signature) = match entity {
             SqlGraphEntity::Function(function) => {
+                keep_from_cargo_pgrx(function.name, function.to_sql_config.enabled);
                 (format!("{}_wrapper", function.unaliased_name), of_function(client, &function))
             }
-            SqlGraphEntity::Trigger(trigger) => (
-                format!("{}_wrapper", trigger.function_name),
-                without_arguments(trigger.function_name, "trigger"),
-            ),
-            SqlGraphEntity::Schema(_) => continue,
+            SqlGraphEntity::Trigger(trigger) => {
+                keep_from_cargo_pgrx(trigger.function_name, trigger.to_sql_config.enabled);
+                let name = trigger.function_name;
+                (format!("{name}_wrapper"), without_arguments(name, "trigger"))
+            }
+            SqlGraphEntity::Schema(_) | SqlGraphEntity::CustomSql(_) => continue,
             other => panic!("the install script cannot be held against {other:?} yet"),
         };
         assert!(functions.insert(symbol.clone(), signature).is_none(), "two functions with symbol {symbol}");
@@ -57,6 +59,11 @@ fn described(client: &mut Client) -> BTreeMap<String, Signature> {
         functions.insert(format!("{name}_wrapper"), without_arguments(name, result));
     }
     functions
+}
+
+/// cargo-pgrx, which writes an install script from the same section, would declare it beside the committed script.
+fn keep_from_cargo_pgrx(name: &str, is_declared: bool) {
+    assert!(!is_declared, "{name} is without `sql = false`");
 }
 
 fn without_arguments(name: &str, result: &str) -> Signature {
