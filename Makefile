@@ -75,7 +75,7 @@ lint: need-pg
 	cargo fmt --all -- --check
 	cargo fmt --manifest-path tests/mcp_clients/rust/Cargo.toml -- --check
 	cargo clippy --all-targets $(CARGO_PG) -- -D warnings
-	cargo clippy --all-targets $(CARGO_PG) --features torture -- -D warnings
+	cargo clippy --all-targets $(CARGO_PG) --features torture,pg_test -- -D warnings
 	cargo clippy --all-targets $(CARGO_TESTS) -- -D warnings
 	@$(MAKE) --no-print-directory licences
 
