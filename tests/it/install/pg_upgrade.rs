@@ -22,7 +22,7 @@ fn earlier_server(from: u32) -> Option<Server> {
     let found = Server::other(from);
     if found.is_none() && WANTED.contains(&(from, to)) {
         left_out(&format!(
-            "pg_upgrade from {from} to {to} (no server {from} in BUSYMATE_TEST_OTHER_SERVERS)"
+            "an upgrade from {from} to {to} (no server {from} in BUSYMATE_TEST_OTHER_SERVERS)"
         ));
     }
     found
