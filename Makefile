@@ -9,10 +9,12 @@ TOPICS    := $(sort $(wildcard sql/topics/*.sql))
 # -torture for the library with hooks that no user's may have: a build and a stage of its own.
 VARIANT   ?=
 PROFILE   := $(or $(VARIANT:-%=%),release)
-TARGET    := target/pg$(shell $(if $(PG_CONFIG),scripts/server-name $(PG_CONFIG),echo))$(VARIANT)
-LIBRARY   := $(TARGET)/$(PROFILE)/lib$(EXTENSION).so
+SERVER    := $(shell $(if $(PG_CONFIG),scripts/server-name $(PG_CONFIG),echo))
+# One for all versions, which have most crates in common; and one for each further server of a version.
+TARGET    := target/build$(if $(SERVER:$(PG_MAJOR)=),-$(SERVER))
+LIBRARY   := target/pg$(SERVER)$(VARIANT)/$(PROFILE)/lib$(EXTENSION).so
 # When the library was built, and for which server.
-BUILT     := $(TARGET).built
+BUILT     := target/pg$(SERVER)$(VARIANT).built
 
 PKGLIBDIR := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --pkglibdir,echo))
 SHAREDIR  := $(shell $(if $(PG_CONFIG),$(PG_CONFIG) --sharedir,echo))
@@ -34,9 +36,10 @@ need-pg:
 	@test -n "$(PG_MAJOR)" || { echo "No PostgreSQL server headers found. Run scripts/setup, or name yours: make PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
 
 build: need-pg
-	@mkdir -p $(dir $(BUILT))
+	@mkdir -p $(dir $(LIBRARY))
 	@echo '$(PG_CONFIG)' >$(BUILT).part
-	cargo build --profile $(PROFILE) $(CARGO_PG)
+	@# Another version's build must not come between.
+	flock $(TARGET).lock sh -ec 'cargo build --profile $(PROFILE) $(CARGO_PG); cp $(TARGET)/$(PROFILE)/lib$(EXTENSION).so $(LIBRARY)'
 	@mv $(BUILT).part $(BUILT)
 
 # Builds only what has changed since `make`, so that it needs no cargo under sudo.
