@@ -24,7 +24,7 @@ export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 CARGO_TESTS := --package busymate_stats_tests --target-dir target/tests --locked
 # What a version that is not tested in full leaves out: what needs other software, or looks at texts.
 CORE_SKIPS := --skip docs:: --skip mcp::clients --skip mcp::conformance --skip mcp::gateway --skip install::pgaudit \
-    --skip install::library_agrees --skip install::make_install --skip install::schema_tools --skip fleet::partman --skip worker::cron \
+    --skip install::library_agrees --skip install::schema_tools --skip fleet::partman --skip worker::cron \
     --skip sealed::apply_workers --skip access::static_analysis
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
