@@ -30,7 +30,7 @@ CORE_SKIPS := --skip docs:: --skip mcp::clients --skip mcp::conformance --skip m
     --skip sealed::apply_workers --skip access::static_analysis
 CARGO_PG := --no-default-features --features pg$(PG_MAJOR)$(VARIANT:-%=,%) --target-dir $(TARGET) --locked
 
-.PHONY: torture-run all need-pg build install uninstall script release-sql stage test-packages test test-bare pgrx-test torture mutants soak held bench lint licences deb dist demo stop setup clean
+.PHONY: all bench build build-assertions build-core build-it build-pgrx build-short-torture build-torture clean deb demo dist held install licences lint mutants need-pg release-sql script setup soak stage stop test test-all test-assertions test-bare test-core test-full test-it test-packages test-pgrx test-short-torture test-torture test-upgrades torture torture-run uninstall
 
 all: build
 
@@ -101,51 +101,56 @@ test-all: lint test-packages
 	@scripts/test-all $(JOBS)
 
 # One red step does not keep the next from running.
-test-full: build-full
+test-full: build-it build-pgrx build-torture
 	@failed=; \
-	for step in pgrx-test test-it torture; do \
-	    $(MAKE) --no-print-directory $$step SEED=$(or $(SEED),20261124) || failed="$$failed $$step"; \
-	done; \
+	for step in it pgrx torture; do $(MAKE) --no-print-directory test-$$step || failed="$$failed $$step"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
-# All that test-full builds.
-build-full: stage
-	scripts/pgrx-tests '$(PG_CONFIG)' --no-run
+# The integration tests; FILTER=worker:: for those so named.
+build-it: stage
 	cargo test --no-run $(CARGO_TESTS)
-	@$(MAKE) --no-print-directory stage VARIANT=-torture
 
-# The library's own tests, beside the code: those that need no server, and those that run inside one, through pgrx-tests.
-# FILTER=range for those so named.
-pgrx-test: need-pg
-	scripts/pgrx-tests '$(PG_CONFIG)' $(FILTER)
-
-# FILTER=worker:: for the tests so named.
 test-it: stage
 	scripts/run-tests '$(PG_CONFIG)' it $(FILTER)
 
-# Of the same, what needs no other software than the server, with the library that the torture builds; a shorter torture.
-test-core: export VARIANT = -torture
-test-core: build-core
-	@echo "left out: $(subst --skip ,,$(CORE_SKIPS))"
-	@failed=; \
-	scripts/run-tests '$(PG_CONFIG)' it $(CORE_SKIPS) || failed=" it"; \
-	$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=$(or $(STEPS),500) || failed="$$failed torture"; \
-	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+# The library's own tests, beside the code: those that need no server, and those that run inside one, through pgrx-tests.
+# FILTER=range for those so named.
+build-pgrx: need-pg
+	scripts/pgrx-tests '$(PG_CONFIG)' --no-run
 
-build-core: export VARIANT = -torture
-build-core: stage
+test-pgrx: need-pg
+	scripts/pgrx-tests '$(PG_CONFIG)' $(FILTER)
+
+# The torture, with a seed of its own.
+build-torture: need-pg
+	@$(MAKE) --no-print-directory stage VARIANT=-torture
 	cargo test --no-run $(CARGO_TESTS)
 
-# The torture alone, on a server with assertions: a part of it with its caches discarded at every chance.
-test-torture: export VARIANT = -torture
-test-torture: build-core
+test-torture: need-pg
+	@$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124)
+
+# Of the integration tests, what needs no other software than the server, with the library that the torture builds.
+build-core: build-torture
+
+test-core: export VARIANT = -torture
+test-core: stage
+	@echo "left out: $(subst --skip ,,$(CORE_SKIPS))"
+	scripts/run-tests '$(PG_CONFIG)' it $(CORE_SKIPS)
+
+build-short-torture: build-torture
+
+test-short-torture: need-pg
+	@$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=500
+
+# For a server with assertions: a part of the torture with its caches discarded at every chance.
+build-assertions: build-torture
+
+test-assertions: need-pg
 	@failed=; \
-	$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) || failed=" torture"; \
+	$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=500 || failed=" torture"; \
 	BUSYMATE_TEST_OPTIONS='-c debug_discard_caches=1' \
 	    $(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=20 FILTER=schedules:: || failed="$$failed discarded"; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
-
-build-torture: build-core
 
 # pg_upgrade to this server from OTHERS, 15=BIN:16=BIN, whose libraries are staged.
 test-upgrades: export VARIANT = -torture
