@@ -133,18 +133,21 @@ test-torture: need-pg
 build-core: build-torture
 
 test-core: export VARIANT = -torture
+test-core: export BUSYMATE_TEST_SERVER_ALONE = yes
 test-core: stage
 	@echo "left out: $(subst --skip ,,$(CORE_SKIPS))"
 	scripts/run-tests '$(PG_CONFIG)' it $(CORE_SKIPS)
 
 build-short-torture: build-torture
 
+test-short-torture: export BUSYMATE_TEST_SERVER_ALONE = yes
 test-short-torture: need-pg
 	@$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=500
 
 # For a server with assertions: a part of the torture with its caches discarded at every chance.
 build-assertions: build-torture
 
+test-assertions: export BUSYMATE_TEST_SERVER_ALONE = yes
 test-assertions: need-pg
 	@failed=; \
 	$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=500 || failed=" torture"; \
