@@ -41,7 +41,7 @@ build: need-pg
 	@mkdir -p $(dir $(LIBRARY))
 	@echo '$(PG_CONFIG)' >$(BUILT).part
 	@# Another version's build must not come between.
-	flock $(TARGET).lock sh -ec 'cargo build --profile $(PROFILE) $(CARGO_PG); cp $(TARGET)/$(PROFILE)/lib$(EXTENSION).so $(LIBRARY)'
+	flock $(TARGET)-$(PROFILE).lock sh -ec 'cargo build --profile $(PROFILE) $(CARGO_PG); cp $(TARGET)/$(PROFILE)/lib$(EXTENSION).so $(LIBRARY)'
 	@mv $(BUILT).part $(BUILT)
 
 # Builds only what has changed since `make`, so that it needs no cargo under sudo.
