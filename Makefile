@@ -10,8 +10,8 @@ TOPICS    := $(sort $(wildcard sql/topics/*.sql))
 VARIANT   ?=
 PROFILE   := $(or $(VARIANT:-%=%),release)
 SERVER    := $(shell $(if $(PG_CONFIG),scripts/server-name $(PG_CONFIG),echo))
-# One for all versions, which have most crates in common; and one for each further server of a version.
-TARGET    := target/build$(if $(SERVER:$(PG_MAJOR)=),-$(SERVER))
+# One for each server: cargo gives libraries of different features one name.
+TARGET    := target/build-pg$(SERVER)
 LIBRARY   := target/pg$(SERVER)$(VARIANT)/$(PROFILE)/lib$(EXTENSION).so
 # When the library was built, and for which server.
 BUILT     := target/pg$(SERVER)$(VARIANT).built
@@ -40,8 +40,8 @@ need-pg:
 build: need-pg
 	@mkdir -p $(dir $(LIBRARY))
 	@echo '$(PG_CONFIG)' >$(BUILT).part
-	@# Another version's build must not come between.
-	flock $(TARGET)-$(PROFILE).lock sh -ec 'cargo build --profile $(PROFILE) $(CARGO_PG); cp $(TARGET)/$(PROFILE)/lib$(EXTENSION).so $(LIBRARY)'
+	cargo build --profile $(PROFILE) $(CARGO_PG)
+	cp $(TARGET)/$(PROFILE)/lib$(EXTENSION).so $(LIBRARY)
 	@mv $(BUILT).part $(BUILT)
 
 # Builds only what has changed since `make`, so that it needs no cargo under sudo.
