@@ -127,9 +127,9 @@ pub fn insert_rows<'a, const WIDTH: usize>(
             let mut pushed = false;
             for row in rows.by_ref() {
                 // A value that is stored out of line asks for a snapshot, and at the end of a transaction the last
-                // statement's has gone.
-                let is_long = row.iter().any(|value| value.bytes().len() > INLINE);
-                if is_long && !raw::ActiveSnapshotSet() {
+                // statement's has gone. 18 asserts that there is one for every row that might have such a value.
+                let asks = cfg!(feature = "pg18") || row.iter().any(|value| value.bytes().len() > INLINE);
+                if asks && !raw::ActiveSnapshotSet() {
                     raw::PushActiveSnapshot(raw::GetTransactionSnapshot());
                     pushed = true;
                 }
