@@ -3,7 +3,7 @@
 use crate::pg::transaction::{Failure, attempt};
 use pgrx::prelude::*;
 
-/// Runs statements.
+/// Runs statements. It may assign a transaction id, as the library's own reads must not: tests alone have this module.
 #[allow(clippy::disallowed_methods)]
 pub fn run(sql: &str) {
     Spi::run(sql).unwrap();
