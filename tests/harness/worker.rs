@@ -144,7 +144,7 @@ fn nothing_unsealed_before(client: &mut Client, time: &str) -> bool {
     let query = format!(
         "select coalesce((detail ->> 'sealed')::boolean
                          and not exists (select from {entries}
-                                          where {at} >= (detail ->> 'boundary')::timestamptz - interval '1 ms'
+                                          where {at} >= (detail ->> 'boundary')::timestamptz
                                             and {at} < '{time}'), false)
            from busymate_stats.health where feed = 'seal'"
     );

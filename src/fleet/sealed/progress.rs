@@ -57,10 +57,14 @@ pub fn progress() -> Option<String> {
     lock(entries).map(|entries| still_to_count(&entries, &state))
 }
 
-/// About how many rows are still to be counted.
+/// About how many rows are still to be counted. Before the first ANALYZE the planner may expect a third of what there is.
 pub fn still_to_count(entries: &LockedRelation, state: &State) -> String {
-    let rest = (about_all_rows(entries) - state.total).max(0);
-    format!("{} rows to {}", grouped(rest), if state.epoch == 1 { "the first seal" } else { "the next seal" })
+    let seal = if state.epoch == 1 { "the first seal" } else { "the next seal" };
+    let rest = about_all_rows(entries) - state.total;
+    if rest <= 0 && state.total > 0 {
+        return format!("{} rows counted for {seal}, more than the planner expected", grouped(state.total));
+    }
+    format!("{} rows to {seal}", grouped(rest.max(0)))
 }
 
 /// As the planner guesses; without the partitions that somebody is changing.

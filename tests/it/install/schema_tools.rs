@@ -218,7 +218,8 @@ fn a_server_without_the_library_reads(partitioned: bool) {
         "set session_replication_role = replica; delete from public.entries where id = 1",
     ] {
         let refused = refusal(&mut client, statement);
-        assert!(refused.code == "58P01" && refused.message.contains("$libdir/absent"), "{refused:?}");
+        // 18 looks the name up in dynamic_library_path, and says it without $libdir.
+        assert!(refused.code == "58P01" && refused.message.contains("absent\""), "{refused:?}");
     }
     // The way out, until the library is there again.
     let off = event_triggers(&mut client, "disable") + ";" + &triggers(&mut client, "disable");

@@ -39,6 +39,8 @@ const SLOW_CHUNKS: &str = "create function public.slowly() returns trigger langu
 fn a_first_seal_is_told_while_it_lasts() {
     let cluster = Cluster::start(SETTINGS);
     let (_, mut client) = fleet_in(&cluster, 20_000, SLOW_CHUNKS);
+    // So that the planner's guess is near.
+    client.batch_execute("analyze public.entries").unwrap();
     let told = awaited_reason(&mut client, "^[0-9,]+ rows to the first seal$");
     assert_eq!(seal(&mut client, "sealed").as_deref(), Some("false"));
     let rows = |told: &str| told.split(' ').next().unwrap().replace(',', "").parse::<i64>().unwrap();
@@ -51,6 +53,24 @@ fn a_first_seal_is_told_while_it_lasts() {
     wait_for_seal(&mut client);
     assert_eq!(seal(&mut client, "reason"), None);
     assert_eq!(seal(&mut client, "since"), None);
+}
+
+/// The planner takes a table that was never analyzed for smaller than it is: it is not told that nothing is left.
+#[test]
+fn a_first_seal_of_more_rows_than_expected_is_told() {
+    let cluster = Cluster::start(&format!("{SETTINGS}\nautovacuum = off"));
+    let (_, mut client) = fleet_in(&cluster, 20_000, SLOW_CHUNKS);
+    let rows = |client: &mut Client| {
+        let reason = seal(client, "reason")?;
+        assert!(!reason.starts_with("0 rows"), "{reason}");
+        let counted =
+            reason.strip_suffix(" rows counted for the first seal, more than the planner expected")?;
+        Some(counted.replace(',', "").parse::<i64>().unwrap())
+    };
+    let before = eventually("more is counted than was expected", || rows(&mut client));
+    let after = eventually("it goes on", || rows(&mut client).filter(|rows| *rows > before));
+    assert!(before > 1_000 && after < 20_000, "{before}, then {after}");
+    wait_for_seal(&mut client);
 }
 
 #[test]
