@@ -23,7 +23,7 @@ export VARIANT
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 # What pgrx-tests needs rustc 1.95 for.
 PG_TEST   := $(shell [ "$$(rustc --version 2>/dev/null | cut -d. -f2)" -lt 95 ] 2>/dev/null || echo ,pg_test)
-CARGO_TESTS := --package busymate_stats_tests --target-dir target/tests --locked
+CARGO_TESTS := --package busymate_stats_tests --target-dir $(shell scripts/tests-target) --locked
 # What a version that is not tested in full leaves out: what needs other software, and what differs least between servers.
 CORE_SKIPS := --skip docs:: --skip mcp:: --skip rest:: --skip status:: --skip install::pgaudit --skip install::packages \
     --skip install::library_agrees --skip install::schema_tools --skip fleet::partman --skip worker::cron \
