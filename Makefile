@@ -151,8 +151,8 @@ test-assertions: export BUSYMATE_TEST_SERVER_ALONE = yes
 test-assertions: need-pg
 	@failed=; \
 	$(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=500 || failed=" torture"; \
-	BUSYMATE_TEST_OPTIONS='-c debug_discard_caches=1' \
-	    $(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=40 THIN=1 FILTER=the_plain_query_agree || failed="$$failed discarded"; \
+	BUSYMATE_DISCARD_CACHES=yes \
+	    $(MAKE) --no-print-directory torture SEED=$(or $(SEED),20261124) STEPS=200 THIN=1 FILTER=schedules::the_seal_and_the_plain_query || failed="$$failed discarded"; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 # pg_upgrade to this server from OTHERS, 15=BIN:16=BIN, whose libraries are staged.

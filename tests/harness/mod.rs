@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -328,14 +328,9 @@ impl Cluster {
         self.try_connect(user, database).unwrap_or_else(|error| panic!("{user} to {database}: {error}"))
     }
 
-    /// A session of `user` in `database`, or why not. `BUSYMATE_TEST_OPTIONS` has settings for one in six of them:
-    /// `-c debug_discard_caches=1`, with which a server that is built with assertions takes a hundred times as long.
+    /// A session of `user` in `database`, or why not.
     pub fn try_connect(&self, user: &str, database: &str) -> Result<Client, postgres::Error> {
-        static SESSIONS: AtomicUsize = AtomicUsize::new(1);
-        let options = std::env::var("BUSYMATE_TEST_OPTIONS").unwrap_or_default();
-        let is_chosen = SESSIONS.fetch_add(1, Ordering::Relaxed).is_multiple_of(6);
         Config::new()
-            .options(if is_chosen { &options } else { "" })
             .host_path(&self.directory)
             .user(user)
             .dbname(database)

@@ -22,6 +22,7 @@ use postgres::Client;
 use readers::Reader;
 use sealers::Sealer;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use writers::{Prepared, Writer};
 
 /// Settings of a cluster that is tortured; `seal_interval` decides whether a worker seals too.
@@ -32,6 +33,29 @@ pub fn settings(seal_interval: &str) -> String {
          max_prepared_transactions = 20\nwal_level = logical\nhot_standby_feedback = on\n\
          max_standby_streaming_delay = 2s\nmax_standby_archive_delay = 2s\nautovacuum_naptime = 1s\nrestart_after_crash = on"
     )
+}
+
+fn discards_caches() -> bool {
+    std::env::var_os("BUSYMATE_DISCARD_CACHES").is_some_and(|value| !value.is_empty())
+}
+
+/// With BUSYMATE_DISCARD_CACHES, for a server with assertions, every eighth statement runs with PostgreSQL's caches discarded
+/// at every chance, which takes a hundred times as long.
+fn run_on<T>(client: &mut Client, statement: impl FnOnce(&mut Client) -> T) -> T {
+    static STATEMENTS: AtomicUsize = AtomicUsize::new(0);
+    let discards = discards_caches() && STATEMENTS.fetch_add(1, Ordering::Relaxed).is_multiple_of(8);
+    let set = |client: &mut Client, value: u8| {
+        // Not in a transaction that has failed.
+        let _ = client.batch_execute(&format!("set debug_discard_caches = {value}"));
+    };
+    if discards {
+        set(client, 1);
+    }
+    let result = statement(client);
+    if discards {
+        set(client, 0);
+    }
+    result
 }
 
 /// What a schedule may do beside writing, sealing and reading.

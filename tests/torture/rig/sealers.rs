@@ -1,7 +1,7 @@
 //! Two sealers, led by the hand: every step may wait, uncommitted, while others go on, may be rolled back, and may find
 //! the other in its way.
 
-use super::Rig;
+use super::{Rig, run_on};
 use harness::Cluster;
 use postgres::Client;
 
@@ -77,7 +77,8 @@ impl Rig<'_> {
         if sealer.stage != Stage::Begun {
             return;
         }
-        match sealer.client.query_one("select test.step($1, $2)", &[&step, &stride]) {
+        let query = "select test.step($1, $2)";
+        match run_on(&mut sealer.client, |client| client.query_one(query, &[&step, &stride])) {
             Ok(row) => {
                 sealer.stage = Stage::Done;
                 let outcome: String = row.get(0);
@@ -95,7 +96,7 @@ impl Rig<'_> {
         if sealer.stage == Stage::Idle {
             return;
         }
-        let ended = sealer.client.batch_execute(end);
+        let ended = run_on(&mut sealer.client, |client| client.batch_execute(end));
         sealer.stage = Stage::Idle;
         self.note(&format!("sealer {place}"), end);
         if ended.is_err() {

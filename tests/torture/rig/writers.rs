@@ -2,7 +2,7 @@
 
 use super::readers::{add_ways, differences};
 use super::writes::Owned;
-use super::{Finding, Rig, moments, tree_ddl};
+use super::{Finding, Rig, discards_caches, moments, run_on, tree_ddl};
 use postgres::Client;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -27,7 +27,10 @@ pub struct Prepared {
 impl Writer {
     pub fn new(mut client: Client, owners: Vec<i32>) -> Self {
         // Nobody of this schedule makes a writer wait, so whoever waits this long waits because of the extension.
-        client.batch_execute("set lock_timeout = '2s'; set statement_timeout = '60s'").unwrap();
+        let patience = if discards_caches() { "15min" } else { "60s" };
+        client
+            .batch_execute(&format!("set lock_timeout = '2s'; set statement_timeout = '{patience}'"))
+            .unwrap();
         Self { client, owners, open: false, savepoints: 0, is_sharing: false }
     }
 
@@ -223,7 +226,12 @@ impl Rig<'_> {
     pub fn run_in(&mut self, place: usize, statement: &str) -> Result<(), Finding> {
         let statement = self.in_this_schema(statement);
         self.note(&format!("writer {place}"), &statement);
-        let done = self.writers[place].client.batch_execute(&statement);
+        let client = &mut self.writers[place].client;
+        let done = match statement.starts_with("begin") {
+            // What is set within the transaction would go with it.
+            true => client.batch_execute(&statement),
+            false => run_on(client, |client| client.batch_execute(&statement)),
+        };
         done.or_else(|error| self.writer_failed(place, &error))
     }
 
@@ -260,6 +268,7 @@ impl Rig<'_> {
         }
         let writer = &mut self.writers[place];
         let _ = writer.client.batch_execute("rollback; set session_replication_role = origin");
+        let _ = writer.client.batch_execute("set debug_discard_caches = 0");
         (writer.open, writer.savepoints, writer.is_sharing) = (false, 0, false);
         Ok(())
     }
