@@ -39,10 +39,9 @@ need-pg:
 
 build: need-pg
 	@mkdir -p $(dir $(LIBRARY))
-	@echo '$(PG_CONFIG)' >$(BUILT).part
-	cargo build --profile $(PROFILE) $(CARGO_PG)
-	cp $(TARGET)/$(PROFILE)/lib$(EXTENSION).so $(LIBRARY)
-	@mv $(BUILT).part $(BUILT)
+	@begun=$$(mktemp $(BUILT).XXXXXX) && chmod 644 $$begun && echo '$(PG_CONFIG)' >$$begun && \
+	{ cargo build --profile $(PROFILE) $(CARGO_PG) && cp $(TARGET)/$(PROFILE)/lib$(EXTENSION).so $(LIBRARY) && \
+	mv $$begun $(BUILT) || { rm -f $$begun; exit 1; }; }
 
 # Builds only what has changed since `make`, so that it needs no cargo under sudo.
 install: need-pg

@@ -580,7 +580,8 @@ comment on column busymate_stats_internal.seal_keys.keys is 'Keys and counts.';
 create table busymate_stats_internal.seal_partitions (
     leaf oid not null,
     file oid not null,
-    trigger oid not null
+    trigger oid not null,
+    version text not null
 ) with (vacuum_truncate = false);
 alter table busymate_stats_internal.seal_partitions replica identity full;
 comment on table busymate_stats_internal.seal_partitions is
@@ -588,6 +589,7 @@ comment on table busymate_stats_internal.seal_partitions is
 comment on column busymate_stats_internal.seal_partitions.leaf is 'The partition.';
 comment on column busymate_stats_internal.seal_partitions.file is 'The file that was empty.';
 comment on column busymate_stats_internal.seal_partitions.trigger is 'The capture trigger that it got: another one each time that it joins.';
+comment on column busymate_stats_internal.seal_partitions.version is 'The version of that trigger''s row in the catalog: another one once it was disabled.';
 
 create function busymate_stats_internal.capture_change() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_change_wrapper';
@@ -804,7 +806,7 @@ begin
                                               public.report_status(jsonb) to %I', role);
     execute format('grant select on public.service_stats, public.service_status to %I', role);
     -- PostgREST shows a role what that role may use.
-    perform pg_notify('pgrst', 'reload schema');
+    perform pg_notify('pgrst', 'reload schema') where not exists (select from pg_extension where extname = 'citus');
 end
 $$;
 comment on function busymate_stats.grant_api(name) is
@@ -1620,7 +1622,8 @@ create function public.mcp() returns busymate_stats."*/*"
 comment on function public.mcp() is
     'Tells an MCP client that opens a stream with GET that there is none: 405, Allow: POST.';
 
--- PostgREST keeps a copy of the schema. It reads it anew when told so, once the transaction has committed.
+-- PostgREST keeps a copy of the schema. It reads it anew when told so, once the transaction has committed. Not where Citus is
+-- installed: it commits DDL in two phases, and PostgreSQL prepares no transaction that has notified.
 
 create function busymate_stats_internal.reload_before_drop() returns event_trigger
     language plpgsql
@@ -1629,7 +1632,7 @@ create function busymate_stats_internal.reload_before_drop() returns event_trigg
 begin
     -- An event trigger of an extension is not there any more at the end of that extension's own DROP: so it fires
     -- before, for whatever extension is dropped, and whoever drops it must not be held up.
-    perform pg_notify('pgrst', 'reload schema');
+    perform pg_notify('pgrst', 'reload schema') where not exists (select from pg_extension where extname = 'citus');
 exception when others then
     null;
 end
@@ -1785,4 +1788,5 @@ $notice$;
 
 select busymate_stats_internal.announce();
 
-notify pgrst, 'reload schema';
+select pg_catalog.pg_notify('pgrst', 'reload schema')
+ where not exists (select from pg_catalog.pg_extension where extname operator(pg_catalog.=) 'citus');

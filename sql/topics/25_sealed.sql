@@ -100,7 +100,8 @@ comment on column busymate_stats_internal.seal_keys.keys is 'Keys and counts.';
 create table busymate_stats_internal.seal_partitions (
     leaf oid not null,
     file oid not null,
-    trigger oid not null
+    trigger oid not null,
+    version text not null
 ) with (vacuum_truncate = false);
 alter table busymate_stats_internal.seal_partitions replica identity full;
 comment on table busymate_stats_internal.seal_partitions is
@@ -108,6 +109,7 @@ comment on table busymate_stats_internal.seal_partitions is
 comment on column busymate_stats_internal.seal_partitions.leaf is 'The partition.';
 comment on column busymate_stats_internal.seal_partitions.file is 'The file that was empty.';
 comment on column busymate_stats_internal.seal_partitions.trigger is 'The capture trigger that it got: another one each time that it joins.';
+comment on column busymate_stats_internal.seal_partitions.version is 'The version of that trigger''s row in the catalog: another one once it was disabled.';
 
 create function busymate_stats_internal.capture_change() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_change_wrapper';

@@ -56,7 +56,7 @@ begin
                                               public.report_status(jsonb) to %I', role);
     execute format('grant select on public.service_stats, public.service_status to %I', role);
     -- PostgREST shows a role what that role may use.
-    perform pg_notify('pgrst', 'reload schema');
+    perform pg_notify('pgrst', 'reload schema') where not exists (select from pg_extension where extname = 'citus');
 end
 $$;
 comment on function busymate_stats.grant_api(name) is

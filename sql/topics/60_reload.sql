@@ -1,4 +1,5 @@
--- PostgREST keeps a copy of the schema. It reads it anew when told so, once the transaction has committed.
+-- PostgREST keeps a copy of the schema. It reads it anew when told so, once the transaction has committed. Not where Citus is
+-- installed: it commits DDL in two phases, and PostgreSQL prepares no transaction that has notified.
 
 create function busymate_stats_internal.reload_before_drop() returns event_trigger
     language plpgsql
@@ -7,7 +8,7 @@ create function busymate_stats_internal.reload_before_drop() returns event_trigg
 begin
     -- An event trigger of an extension is not there any more at the end of that extension's own DROP: so it fires
     -- before, for whatever extension is dropped, and whoever drops it must not be held up.
-    perform pg_notify('pgrst', 'reload schema');
+    perform pg_notify('pgrst', 'reload schema') where not exists (select from pg_extension where extname = 'citus');
 exception when others then
     null;
 end

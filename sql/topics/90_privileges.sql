@@ -70,4 +70,5 @@ $notice$;
 
 select busymate_stats_internal.announce();
 
-notify pgrst, 'reload schema';
+select pg_catalog.pg_notify('pgrst', 'reload schema')
+ where not exists (select from pg_catalog.pg_extension where extname operator(pg_catalog.=) 'citus');

@@ -23,7 +23,7 @@ const FEED: &str = "stats";
 fn refresh_stats() -> TimestampWithTimeZone {
     version::require_match();
     let started = Instant::now();
-    let SnapshotNow { value, as_of, note } = fleet::snapshot_now();
+    let SnapshotNow { value, as_of, note } = fleet::snapshot_for_feed();
     store(&value, as_of);
     health::record(FEED, &Ok(Refresh { as_of, duration: started.elapsed() }));
     keep_note(note.as_deref());
@@ -43,7 +43,7 @@ pub fn tick(limit_ms: i32) -> Round {
         return if cleared { Round::Done } else { Round::Locked };
     }
     let started = Instant::now();
-    let computed = attempt_within(limit_ms, fleet::snapshot_now);
+    let computed = attempt_within(limit_ms, fleet::snapshot_for_feed);
     if !health::can_be_kept()
         || find_relation("public", "service_stats").is_some_and(|table| !lock_for_writing_now(table))
     {

@@ -153,10 +153,13 @@ pub fn attach_as(request: &AttachRequest) {
     announce_at_commit();
 }
 
-/// Has PostgREST read the schema anew once the transaction has committed. As our owner, for whoever calls may have been
+/// Has PostgREST read the schema anew once the transaction has committed, which `sql/topics/60_reload.sql` says more of. As our
+/// owner, for whoever calls may have been
 /// refused pg_notify().
 pub fn reload_postgrest() {
-    as_owner(own_table().owner, || execute("select pg_catalog.pg_notify('pgrst', 'reload schema')", &[]));
+    let notify = "select pg_catalog.pg_notify('pgrst', 'reload schema')
+                   where not exists (select from pg_catalog.pg_extension where extname = 'citus')";
+    as_owner(own_table().owner, || execute(notify, &[]));
 }
 
 /// Lets the fleet go: its statistics end, its tables and rows stay as they are.

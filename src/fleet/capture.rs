@@ -12,7 +12,8 @@ use super::late::pending::{self, note_hour, note_row};
 use super::late::table::OwnTables;
 use super::sealed::tally::class_of;
 use super::triggers::CAPTURE_TRIGGER;
-use crate::pg::partition::{changes_of_any, is_partition_of};
+use crate::pg::inheritance::stands_below;
+use crate::pg::partition::changes_of_any;
 use crate::pg::relation::base_type;
 use crate::pg::row_trigger::{RowTrigger, Rows, on_row};
 use crate::pg::scan::{Seen, Tuple, find_relation, find_schema, newest};
@@ -100,7 +101,7 @@ impl Table {
         let relation = trigger.relation();
         let counts = fleet
             .as_ref()
-            .is_some_and(|fleet| relation == fleet.entries || is_partition_of(relation, fleet.entries))
+            .is_some_and(|fleet| relation == fleet.entries || stands_below(relation, fleet.entries))
             // Another trigger with the same function would count each row once more.
             && trigger.is_named(CAPTURE_TRIGGER);
         let time = trigger.named_column(0).filter(|(_, kind)| is_timestamptz(*kind));

@@ -1,20 +1,64 @@
-//! What the event trigger does, for the few statements that make a partition of entries.
+//! What is done for a table that comes to stand below entries: by the event trigger for the few statements that make a partition,
+//! and for a chunk of a hypertable, which no event trigger tells of, when it gets its copy of the trigger.
 
 use super::attachment;
-use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER};
+use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER, complete};
+use crate::pg::attached::Object;
+use crate::pg::catalog::trigger_version;
 use crate::pg::event_trigger::{self, Partitions};
 use crate::pg::identity::as_owner;
-use crate::pg::partition::{is_partition_of, partitions_of};
+use crate::pg::inheritance::stands_below;
+use crate::pg::new_trigger::{self, NewTrigger};
+use crate::pg::partition::partitions_of;
 use crate::pg::query::{Param, execute};
-use crate::pg::relation::{has_no_page, is_locked_alone, lock, triggers};
+use crate::pg::relation::{
+    LockedRelation, has_no_page, is_function_named, is_locked_alone, is_locked_for_writing, lock,
+    lock_for_writing_now, triggers,
+};
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::transaction::attempt_unless_ended;
+use crate::pg::write_guard::extension;
 use crate::schemas::INTERNAL;
 use pgrx::pg_sys;
 
-/// Installs the event trigger's function.
+/// Installs the event trigger's function, and what looks at new triggers.
 pub fn register() {
     event_trigger::register(note_partitions);
+    new_trigger::register(adopt_copy);
+}
+
+/// Makes a copy of the trigger what the trigger itself is, and remembers a chunk that comes without a row in it. It raises
+/// nothing: a chunk whose trigger stays as it is has entries read by the plain query.
+fn adopt_copy(trigger: &NewTrigger) {
+    // Anybody may give a schema, a function and a trigger these names.
+    if !trigger.is_named(CAPTURE_TRIGGER)
+        || !is_ours(trigger.function)
+        || !is_function_named(trigger.function, CAPTURE_FUNCTION)
+    {
+        return;
+    }
+    let NewTrigger { relation, oid, .. } = *trigger;
+    let below = attempt_unless_ended(|| {
+        let fleet = attachment::read(Seen::Latest).filter(|fleet| stands_below(relation, fleet.entries));
+        if fleet.is_some() {
+            complete(relation, oid);
+        }
+        fleet
+    });
+    // A chunk into which a writer may write whom the sealer cannot see is better not remembered.
+    let Ok(Some(fleet)) = below else { return };
+    if trigger.is_on_new_table && is_locked_for_writing(fleet.entries) && has_no_page(relation) {
+        drop(attempt_unless_ended(|| {
+            if let Some(chunk) = lock(relation) {
+                note_empty(&chunk, oid);
+            }
+        }));
+    }
+}
+
+/// Whether a function came with this extension.
+fn is_ours(function: pg_sys::Oid) -> bool {
+    extension(c"busymate_stats").is_some_and(|ours| Object::function(function).extension() == Some(ours))
 }
 
 /// Remembers partitions of entries that come without a row in them. The trigger sits on every DDL of the database, so it
@@ -23,7 +67,7 @@ fn note_partitions(partitions: &Partitions) {
     let noted = attempt_unless_ended(|| {
         let Some(fleet) = attachment::read(Seen::Latest) else { return };
         for partition in partitions.find() {
-            if is_partition_of(partition, fleet.entries) {
+            if stands_below(partition, fleet.entries) {
                 note_empty_leaves(partition);
             }
         }
@@ -34,7 +78,6 @@ fn note_partitions(partitions: &Partitions) {
 /// Those at or below `partition` that hold no row, and are locked by this statement, so that nobody writes into them
 /// before their trigger is there for everybody.
 fn note_empty_leaves(partition: pg_sys::Oid) {
-    let Some(table) = find_relation(INTERNAL, "seal_partitions").and_then(lock) else { return };
     let mut relations = vec![partition];
     while let Some(oid) = relations.pop() {
         let Some(relation) = lock(oid) else { continue };
@@ -48,14 +91,30 @@ fn note_empty_leaves(partition: pg_sys::Oid) {
             .into_iter()
             .find(|trigger| trigger.name == CAPTURE_TRIGGER && trigger.function == CAPTURE_FUNCTION);
         let Some(capture) = capture else { continue };
-        as_owner(table.owner, || {
-            execute(
-                "insert into busymate_stats_internal.seal_partitions (leaf, file, trigger)
-                 select $1, $2, $3
-                  where not exists (select from busymate_stats_internal.seal_partitions known
-                                     where (known.leaf, known.file, known.trigger) = ($1, $2, $3))",
-                &[Param::Oid(oid), Param::Oid(relation.file.into()), Param::Oid(capture.oid)],
-            );
-        });
+        note_empty(&relation, capture.oid);
     }
+}
+
+/// Waits for nobody: what is not noted is counted anew.
+fn note_empty(leaf: &LockedRelation, trigger: pg_sys::Oid) {
+    let table = find_relation(INTERNAL, "seal_partitions").filter(|table| lock_for_writing_now(*table));
+    let (Some(table), Some((_, version))) =
+        (table.and_then(lock), trigger_version(leaf.oid, CAPTURE_TRIGGER))
+    else {
+        return;
+    };
+    as_owner(table.owner, || {
+        execute(
+            "insert into busymate_stats_internal.seal_partitions (leaf, file, trigger, version)
+             select $1, $2, $3, $4
+              where not exists (select from busymate_stats_internal.seal_partitions known
+                                 where (known.leaf, known.file, known.trigger, known.version) = ($1, $2, $3, $4))",
+            &[
+                Param::Oid(leaf.oid),
+                Param::Oid(leaf.file.into()),
+                Param::Oid(trigger),
+                Param::Text(&version.to_string()),
+            ],
+        );
+    });
 }

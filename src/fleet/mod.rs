@@ -7,8 +7,10 @@ mod clock;
 mod create;
 mod ddl;
 mod figures;
+mod hypertable;
 pub mod late;
 mod oracle;
+mod plain;
 pub mod roster;
 pub mod sealed;
 mod shards;
@@ -21,9 +23,13 @@ pub use verify::{compare, is_sealed, void_seal};
 
 use crate::access::caller_grants;
 use crate::error::UserError;
+use crate::pg::catalog::has_children;
 use crate::pg::identity::as_owner;
+use crate::pg::query::plan;
+use crate::pg::relation::LockedRelation;
 use crate::pg::scan::Seen;
 use crate::pg::setting;
+use crate::pg::transaction::under_later_snapshot;
 use crate::torture;
 use attachment::{lock_devices, lock_entries};
 use figures::Figures;
@@ -64,6 +70,48 @@ pub fn snapshot_now() -> SnapshotNow {
     SnapshotNow { value: figures.snapshot(), as_of, note: figures.ahead.told() }
 }
 
+/// [`snapshot_now`] for a feed, under a snapshot that is taken when what will be read is locked. A table that was emptied or
+/// rewritten while its lock was waited for looks empty under an older one. (What a view's functions read is not seen here.)
+pub fn snapshot_for_feed() -> SnapshotNow {
+    for _ in 1..TRIES {
+        let fleet = attachment::read(Seen::Latest).unwrap_or_else(|| attachment::raise_nothing_attached());
+        lock_for_feed(&fleet);
+        // Somebody may have attached other relations meanwhile.
+        let now = under_later_snapshot(|| {
+            let unchanged = attachment::read(Seen::Statement).is_some_and(|now| now == fleet);
+            unchanged.then(snapshot_now)
+        });
+        if let Some(now) = now {
+            return now;
+        }
+    }
+    snapshot_now()
+}
+
+/// How often a fleet that is attached anew all the time is locked.
+const TRIES: usize = 3;
+
+fn lock_for_feed(fleet: &attachment::Attachment) {
+    let entries = lock_entries(fleet);
+    let is_sealable = tree::shape(&entries, fleet).is_ok();
+    if !is_sealable {
+        lock_behind(&entries);
+    }
+    // What stands behind a view may take minutes to read, and DROP EXTENSION, which takes a trigger off devices, would wait for
+    // as long.
+    if is_sealable || (matches!(entries.kind, b'r' | b'p') && shards::of(&entries).is_none()) {
+        let devices = lock_devices(fleet);
+        if devices.kind != b'r' || has_children(devices.oid) {
+            lock_behind(&devices);
+        }
+    }
+}
+
+fn lock_behind(relation: &LockedRelation) {
+    let all = format!("select * from {}", relation.name);
+    as_owner(relation.owner, || plan(&all));
+}
+
 /// How figures are come by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -101,9 +149,12 @@ fn figures_and_way(as_of: Timestamp, asked: Way) -> (Figures, Way) {
     let busiest = sealed.unwrap_or_else(|| {
         // What figures a try at the sealed ones has left is none of theirs.
         figures = Figures { as_of, ..Figures::default() };
-        match shards::of(&entries).filter(|_| asked == Way::Sealed) {
+        if asked == Way::Plain {
+            return as_owner(entries.owner, || oracle::read_entries(&fleet, &entries.name, &mut figures));
+        }
+        match shards::of(&entries) {
             Some(tables) => shards::read_entries(&fleet, &tables, &mut figures),
-            None => as_owner(entries.owner, || oracle::read_entries(&fleet, &entries.name, &mut figures)),
+            None => as_owner(entries.owner, || plain::read_entries(&fleet, &entries, &mut figures)),
         }
     });
     let devices = lock_devices(&fleet);
@@ -118,8 +169,8 @@ fn figures_and_way(as_of: Timestamp, asked: Way) -> (Figures, Way) {
     as_owner(devices.owner, || {
         match counted {
             Ok(()) => {}
-            Err(Missing::All(_)) => oracle::count_devices(&fleet, &devices.name, &mut figures),
-            Err(Missing::Online(_)) => oracle::count_online(&fleet, &devices.name, &mut figures),
+            Err(Missing::All(_)) => oracle::count_devices(&fleet, &devices, &mut figures),
+            Err(Missing::Online(_)) => oracle::count_online(&fleet, &devices, &mut figures),
         }
         figures.top_devices = oracle::name_devices(&fleet, &devices, busiest);
     });

@@ -71,32 +71,41 @@ impl Sums {
         let as_of = Param::Timestamp(figures.as_of);
         let day_ago = Param::Timestamp(before(figures.as_of, DAY));
         let hour_ago = Param::Timestamp(before(figures.as_of, HOUR));
-        let count = |filter: &str, params: &[Param]| {
-            let sql = format!("select count(*) from {table} {filter}");
-            select(&sql, params, |row| row.int(1)).pop().unwrap_or(0)
-        };
+        let total = format!("select count(*) from {table}");
+        figures.total_entries += select(&total, &[], |row| row.int(1)).pop().unwrap_or(0);
         let within = format!("where {time} > $1 and {time} <= $2");
-        figures.total_entries += count("", &[]);
-        figures.entries_1h += count(&within, &[hour_ago, as_of]);
-        figures.entries_24h += count(&within, &[day_ago, as_of]);
-        let group = |key: &str, more: &str, sums: &mut Counts, null: Option<&str>| {
+        let mixes = format!(
+            "select (source::text) collate \"C\", (status::text) collate \"C\", n, recent
+               from (select {source} as source, {status} as status, count(*) as n,
+                            count(*) filter (where {time} > $3 and {time} <= $2) as recent
+                       from {table} {within} group by {source}, {status}) mixed"
+        );
+        select(&mixes, &[day_ago, as_of, hour_ago], |row| {
+            let n = row.int(3);
+            figures.entries_24h += n;
+            figures.entries_1h += row.int(4);
+            add(&mut self.sources, row.text(1).as_deref().unwrap_or("unknown"), n);
+            if let Some(class) = row.text(2).and_then(|status| status_class(&status)) {
+                add(&mut self.classes, &class.to_string(), n);
+            }
+        });
+        let group = |key: &str, sums: &mut Counts| {
             let sql = format!(
                 "select (key::text) collate \"C\", n
-                   from (select {key} as key, count(*) as n from {table} {within} {more} group by {key}) by_key"
+                   from (select {key} as key, count(*) as n from {table} {within} group by {key}) by_key"
             );
             for (key, n) in select(&sql, &[day_ago, as_of], |row| (row.text(1), row.int(2))) {
-                if let Some(key) = key.as_deref().or(null) {
-                    add(sums, key, n);
+                if let Some(key) = key {
+                    add(sums, &key, n);
                 }
             }
         };
-        group(&source, "", &mut self.sources, Some("unknown"));
-        group(&host, "", &mut self.hosts, None);
-        group(&device, "", &mut self.devices, None);
-        let mut statuses = Counts::new();
-        group(&status, &format!("and {status} between 100 and 599"), &mut statuses, None);
-        for (status, n) in &statuses {
-            add(&mut self.classes, &status[..1], *n);
-        }
+        group(&host, &mut self.hosts);
+        group(&device, &mut self.devices);
     }
+}
+
+/// The class of a status that is written as an integer.
+fn status_class(status: &str) -> Option<i64> {
+    status.parse().ok().filter(|status| (100..600).contains(status)).map(|status: i64| status / 100)
 }

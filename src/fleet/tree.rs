@@ -1,15 +1,18 @@
 //! What the relation of entries is like, as far as it decides whether it can be sealed and what is sealed still holds.
 //!
-//! Entries are one table or a tree of partitions; the tables that hold rows are its leaves, and a plain table is its own
-//! only leaf. The columns of the root are part of every state, and so is each leaf that a state has counted. A leaf that has
-//! gone takes its count with it; one that has come must have come empty. Anything else, and all is counted anew.
+//! Entries are one table, or a tree: of partitions, or of tables that inherit, as the chunks of a hypertable do. The tables that
+//! hold rows are its leaves, and a plain table is its own only leaf. The columns of the root are part of every state, and so
+//! is each leaf that a state has counted. A leaf that has gone takes its count with it; one that has come must have come
+//! empty. Anything else, and all is counted anew.
 
 use super::attachment::{Attachment, attach_again};
 use super::clock::Timestamp;
+use super::hypertable;
 use super::sealed::state::{State, reads_the_same_everywhere, type_obstacle};
 use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER};
 use crate::pg::catalog::{Version, column_version, has_children, trigger_version};
 use crate::pg::identity::database_is_utf8;
+use crate::pg::inheritance::{checked_until, children_of};
 use crate::pg::partition::{generation, lock_for_reading, partitions_of, watch, watch_all};
 use crate::pg::relation::{
     LockedRelation, column_number, column_type, is_being_changed_here, is_not_null, is_virtual, lock,
@@ -49,7 +52,7 @@ struct LeafNow {
     file: u32,
     fingerprint: u64,
     until: Timestamp,
-    trigger: pg_sys::Oid,
+    trigger: (pg_sys::Oid, Version),
 }
 
 /// What the relation of entries is like now.
@@ -58,7 +61,8 @@ pub struct Shape(Rc<Tree>);
 struct Tree {
     of: Attachment,
     generation: u64,
-    is_partitioned: bool,
+    /// Whether there is more than the one table.
+    is_tree: bool,
     /// What stands below the root, each after its parent.
     below: Vec<pg_sys::Oid>,
     leaves: BTreeMap<u32, LeafNow>,
@@ -119,17 +123,25 @@ fn grow(
     generation: u64,
     locked: &impl Fn(pg_sys::Oid) -> Result<(), String>,
 ) -> Result<Tree, String> {
-    let is_partitioned = root.kind == b'p';
+    let inherited = root.kind == b'r' && has_children(root.oid) && !broken(Mutant::ChildrenUnseen);
     let mut tree = Tree {
         of: fleet.clone(),
         generation,
-        is_partitioned,
+        is_tree: root.kind == b'p' || inherited,
         below: Vec::new(),
         leaves: BTreeMap::new(),
         fingerprint: columns_fingerprint(root, fleet)?,
     };
-    if !is_partitioned {
+    if root.kind != b'p' {
         tree.leaves.insert(root.oid.to_u32(), leaf(root, fleet, Timestamp::MAX)?);
+        if inherited {
+            // What was counted of one table is not by leaf.
+            tree.fingerprint.push_str(" and what inherits");
+            grow_by_inheritance(&mut tree, root, fleet, locked)?;
+            if let Some(reason) = hypertable::obstacle(root) {
+                return Err(reason);
+            }
+        }
         return Ok(tree);
     }
     let mut parents = vec![(root.oid, Timestamp::MAX)];
@@ -155,6 +167,32 @@ fn grow(
     Ok(tree)
 }
 
+fn grow_by_inheritance(
+    tree: &mut Tree,
+    root: &LockedRelation,
+    fleet: &Attachment,
+    locked: &impl Fn(pg_sys::Oid) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut parents = vec![root.oid];
+    while let Some(parent) = parents.pop() {
+        for child in children_of(parent) {
+            // A table may inherit by two ways.
+            if tree.leaves.contains_key(&child.to_u32()) {
+                continue;
+            }
+            locked(child)?;
+            tree.below.push(child);
+            let Some(relation) = lock(child) else {
+                return Err("inheriting tables are changing".into());
+            };
+            let until = checked_until(child, column_number(child, &fleet.entry_time));
+            tree.leaves.insert(child.to_u32(), leaf(&relation, fleet, until.unwrap_or(Timestamp::MAX))?);
+            parents.push(child);
+        }
+    }
+    Ok(())
+}
+
 fn leaf(relation: &LockedRelation, fleet: &Attachment, until: Timestamp) -> Result<LeafNow, String> {
     let name = &relation.name;
     match relation.kind {
@@ -167,10 +205,6 @@ fn leaf(relation: &LockedRelation, fleet: &Attachment, until: Timestamp) -> Resu
     }
     if !relation.is_heap {
         return Err(format!("{name} is kept by another access method than heap"));
-    }
-    // Reading the table reads them too, and their rows fire no trigger of ours. Nothing tells of their coming but this.
-    if has_children(relation.oid) && !broken(Mutant::ChildrenUnseen) {
-        return Err(format!("other tables inherit from {name}"));
     }
     let found = triggers(relation.oid)
         .into_iter()
@@ -196,7 +230,8 @@ fn leaf(relation: &LockedRelation, fleet: &Attachment, until: Timestamp) -> Resu
     let fingerprint = format!("{version:?} {}", columns_fingerprint(relation, fleet)?);
     let hash = Sha256::digest(fingerprint.as_bytes());
     let fingerprint = hash.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
-    Ok(LeafNow { file, fingerprint, until, trigger: trigger.oid })
+    let trigger = (trigger.oid, version.map_or_else(Version::default, |(_, version)| version));
+    Ok(LeafNow { file, fingerprint, until, trigger })
 }
 
 /// What a relation's counted columns are like, or why their rows cannot be counted ahead. The versions of their rows in the
@@ -240,8 +275,15 @@ pub fn members(entries: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut next = 0;
     while let Some(parent) = members.get(next).copied() {
         next += 1;
-        if let Some(relation) = lock(parent).filter(|relation| relation.kind == b'p') {
-            members.extend(partitions_of(relation.oid, 0).list.iter().map(|partition| partition.oid));
+        let found = match lock(parent).map(|relation| relation.kind) {
+            Some(b'p') => partitions_of(parent, 0).list.iter().map(|partition| partition.oid).collect(),
+            Some(b'r') if has_children(parent) => children_of(parent),
+            _ => Vec::new(),
+        };
+        for member in found {
+            if !members.contains(&member) {
+                members.push(member);
+            }
         }
     }
     members
@@ -304,7 +346,7 @@ impl Shape {
 
     /// What a state has counted in total, without what has gone since.
     pub fn total(&self, state: &State) -> i64 {
-        if !self.0.is_partitioned {
+        if !self.0.is_tree {
             return state.total;
         }
         let stays = |oid| broken(Mutant::GoneLeafCounted) || self.0.leaves.contains_key(oid);
@@ -312,9 +354,9 @@ impl Shape {
         present.map(|(_, leaf)| leaf.count).sum()
     }
 
-    /// Whether the entries are partitioned.
-    pub fn is_partitioned(&self) -> bool {
-        self.0.is_partitioned
+    /// Whether the entries are more than one table.
+    pub fn is_tree(&self) -> bool {
+        self.0.is_tree
     }
 
     /// Whether a late change to a row of the table with this OID counts: a partition may have left since.
@@ -330,7 +372,7 @@ impl Shape {
 
 impl Tree {
     fn told_of(&self, what: &str) -> String {
-        format!("{} {what}", if self.is_partitioned { "a partition" } else { "the table" })
+        format!("{} {what}", if self.is_tree { "a partition" } else { "the table" })
     }
 }
 
@@ -341,7 +383,10 @@ fn came_empty(leaves: &[(u32, &LeafNow)]) -> bool {
     };
     let mut known = Vec::new();
     scan(table, None, None, Seen::Latest, |row| {
-        known.push((row.oid(1).to_u32(), row.oid(2).to_u32(), row.oid(3)));
+        known.push((row.oid(1).to_u32(), row.oid(2).to_u32(), row.oid(3), row.text(4)));
     });
-    leaves.iter().all(|(oid, now)| known.contains(&(*oid, now.file, now.trigger)))
+    leaves.iter().all(|(oid, now)| {
+        let (trigger, version) = now.trigger;
+        known.contains(&(*oid, now.file, trigger, version.to_string().into_bytes()))
+    })
 }

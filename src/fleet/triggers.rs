@@ -3,9 +3,11 @@
 use super::attachment::Attachment;
 use super::capture;
 use super::late::table::delete_all_packs;
+use crate::pg::inheritance::children_of;
+use crate::pg::new_trigger::{enable_always, go_with_extension};
 use crate::pg::own_rows::delete_rows;
 use crate::pg::query::{Param, execute, select_latest};
-use crate::pg::relation::{LockedRelation, triggers};
+use crate::pg::relation::{LockedRelation, lock, triggers};
 use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::thresholds;
 use crate::schemas::INTERNAL;
@@ -25,18 +27,108 @@ pub fn create(entries: &LockedRelation, fleet: &Attachment) {
     if entries.kind != b'r' && (entries.kind != b'p' || has_foreign_partition(entries)) {
         return notice_plain(entries);
     }
+    grant_to_owner(entries);
     let (table, time) = (&entries.name, quote_literal(&fleet.entry_time));
-    for statement in [
-        format!(
+    execute(
+        &format!(
             "create trigger {CAPTURE_TRIGGER} after insert or update or delete on {table}
                 for each row execute function {CAPTURE_FUNCTION}({time})"
         ),
+        &[],
+    );
+    if entries.kind == b'p' {
         // On partitions too, those that come later as well.
-        format!("alter table {table} enable always trigger {CAPTURE_TRIGGER}"),
-        format!("alter trigger {CAPTURE_TRIGGER} on {table} depends on extension busymate_stats"),
-    ] {
-        execute(&statement, &[]);
+        for statement in [
+            format!("alter table {table} enable always trigger {CAPTURE_TRIGGER}"),
+            format!("alter trigger {CAPTURE_TRIGGER} on {table} depends on extension busymate_stats"),
+        ] {
+            execute(&statement, &[]);
+        }
+        return;
     }
+    let below = below(entries.oid);
+    if below.iter().any(|table| capture_trigger(*table).is_none()) {
+        // What cannot be sealed gets nothing.
+        drop_triggers_of(entries, CAPTURE_FUNCTION);
+        revoke_from_owner(entries);
+        return notice_plain(entries);
+    }
+    // TimescaleDB has copied the trigger onto the chunks of a hypertable.
+    for table in below.into_iter().chain([entries.oid]) {
+        if let Some(trigger) = capture_trigger(table) {
+            complete(table, trigger);
+        }
+    }
+}
+
+/// What the role that owns entries needs to make a partition: PostgreSQL makes the trigger of the partition with that role's
+/// rights.
+const EXECUTE: &str = "execute on function busymate_stats_internal.capture_change()";
+
+/// What it needs to make a chunk besides: TimescaleDB looks the function up by name.
+const USAGE: &str = "usage on schema busymate_stats_internal";
+
+fn grant_to_owner(entries: &LockedRelation) {
+    let lacks = select_latest(
+        "select pg_catalog.quote_ident(pg_catalog.pg_get_userbyid($1)),
+                -- It is preloaded wherever it is to be used.
+                pg_catalog.strpos(pg_catalog.current_setting('shared_preload_libraries'), 'timescaledb') > 0
+          where not pg_catalog.has_function_privilege($1, 'busymate_stats_internal.capture_change()', 'execute')",
+        &[Param::Oid(entries.owner)],
+        |row| (row.text(1), row.bool(2)),
+    );
+    for (owner, chunks) in lacks {
+        let Some(owner) = owner else { continue };
+        execute(&format!("grant {EXECUTE} to {owner}"), &[]);
+        if chunks && entries.kind == b'r' {
+            execute(&format!("grant {USAGE} to {owner}"), &[]);
+        }
+    }
+}
+
+/// Takes back what [`grant_to_owner`] gave.
+fn revoke_from_owner(entries: &LockedRelation) {
+    let granted = select_latest(
+        "select pg_catalog.quote_ident(pg_catalog.pg_get_userbyid($1))
+           from pg_catalog.pg_namespace where nspname = 'busymate_stats_internal' and nspowner <> $1",
+        &[Param::Oid(entries.owner)],
+        |row| row.text(1),
+    );
+    for owner in granted.into_iter().flatten() {
+        for right in [EXECUTE, USAGE] {
+            execute(&format!("revoke {right} from {owner}"), &[]);
+        }
+    }
+}
+
+/// The capture trigger of a relation.
+fn capture_trigger(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    lock(relation)?;
+    triggers(relation)
+        .into_iter()
+        .find(|trigger| trigger.name == CAPTURE_TRIGGER && trigger.function == CAPTURE_FUNCTION)
+        .map(|trigger| trigger.oid)
+}
+
+/// Has the trigger of a table fire always, and go with the extension.
+pub fn complete(table: pg_sys::Oid, trigger: pg_sys::Oid) {
+    enable_always(table, CAPTURE_TRIGGER);
+    go_with_extension(trigger, c"busymate_stats");
+}
+
+/// What inherits from a table.
+fn below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut found: Vec<pg_sys::Oid> = Vec::new();
+    let mut next = vec![table];
+    while let Some(parent) = next.pop() {
+        for child in children_of(parent) {
+            if !found.contains(&child) {
+                found.push(child);
+                next.push(child);
+            }
+        }
+    }
+    found
 }
 
 /// Whether some partition is a foreign table: what is written into it elsewhere fires no trigger here.
@@ -58,6 +150,7 @@ fn notice_plain(entries: &LockedRelation) {
     let what = match entries.kind {
         b'p' => "has foreign partitions",
         b'f' => "is a foreign table",
+        b'r' => "has tables that inherit from it",
         _ => "is a view",
     };
     ereport!(
@@ -73,6 +166,7 @@ fn notice_plain(entries: &LockedRelation) {
 pub fn drop(entries: Option<&LockedRelation>) {
     if let Some(entries) = entries.filter(|entries| matches!(entries.kind, b'r' | b'p')) {
         drop_triggers_of(entries, CAPTURE_FUNCTION);
+        revoke_from_owner(entries);
     }
     for table in ["seal_state", "seal_keys", "seal_look", "seal_partitions"] {
         execute(&format!("delete from busymate_stats_internal.{table}"), &[]);

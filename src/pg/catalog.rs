@@ -8,6 +8,8 @@ use std::ffi::CStr;
 const INHERITS: u32 = 2611;
 const INHERITS_PARENT_INDEX: u32 = 2187;
 const INHERITS_PARENT: u32 = 2;
+const INHERITS_CHILD_INDEX: u32 = 2680;
+const INHERITS_CHILD: u32 = 1;
 const ENUM: u32 = 3501;
 const ENUM_TYPE_INDEX: u32 = 3503;
 const ENUM_TYPE: u32 = 2;
@@ -18,6 +20,12 @@ pub struct Version {
     writer: u32,
     block: (u16, u16),
     line: u16,
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, text: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(text, "{}/{}/{}/{}", self.writer, self.block.0, self.block.1, self.line)
+    }
 }
 
 /// The version of a trigger's row, and the trigger's OID. `None` when the relation has no such trigger.
@@ -39,6 +47,18 @@ pub fn trigger_version(relation: pg_sys::Oid, name: &str) -> Option<(u32, Versio
         },
     );
     found
+}
+
+/// Hands over the row of the trigger with this OID.
+pub fn each_trigger_with(oid: pg_sys::Oid, mut each: impl FnMut(&pg_sys::FormData_pg_trigger)) {
+    each_by_oid(
+        pg_sys::TriggerRelationId.to_u32(),
+        pg_sys::TriggerOidIndexId,
+        pg_sys::Anum_pg_trigger_oid,
+        oid,
+        // SAFETY: a row of pg_trigger, whose fixed part begins where GETSTRUCT points to.
+        |tuple| each(unsafe { &*pg_sys::GETSTRUCT(tuple).cast() }),
+    );
 }
 
 /// The versions of the rows of an enum's labels; empty for any other type.
@@ -87,8 +107,37 @@ pub fn has_children(relation: pg_sys::Oid) -> bool {
     if !ever {
         return false;
     }
-    let mut found = false;
-    each_by_oid(INHERITS, INHERITS_PARENT_INDEX, INHERITS_PARENT, relation, |_| found = true);
+    !children(relation).is_empty()
+}
+
+/// A row of pg_inherits, as far as it is read: `FormData_pg_inherits`.
+#[repr(C)]
+struct Inherits {
+    child: pg_sys::Oid,
+    parent: pg_sys::Oid,
+}
+
+/// The relations that are named as inheriting from one, partitions included.
+pub fn children(parent: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    inherits(INHERITS_PARENT_INDEX, INHERITS_PARENT, parent, |row| row.child)
+}
+
+/// The relations that one inherits from, or is a partition of.
+pub fn parents(child: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    inherits(INHERITS_CHILD_INDEX, INHERITS_CHILD, child, |row| row.parent)
+}
+
+fn inherits(
+    index: u32,
+    column: u32,
+    relation: pg_sys::Oid,
+    wanted: fn(&Inherits) -> pg_sys::Oid,
+) -> Vec<pg_sys::Oid> {
+    let mut found = Vec::new();
+    each_by_oid(INHERITS, index, column, relation, |tuple| {
+        // SAFETY: a row of pg_inherits, whose fixed part begins where GETSTRUCT points to.
+        found.push(unsafe { wanted(&*pg_sys::GETSTRUCT(tuple).cast::<Inherits>()) });
+    });
     found
 }
 

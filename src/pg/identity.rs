@@ -87,7 +87,7 @@ pub fn owns_relation(role: pg_sys::Oid, relation: pg_sys::Oid) -> bool {
 
 /// Settings that decide how names are resolved, whether policies may hide rows, and how a value reads as text: under
 /// these an owner's query means the same whoever asks.
-const OWNER_SETTINGS: [(&CStr, &CStr); 9] = [
+const OWNER_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"row_security", c"off"),
     (c"DateStyle", c"ISO, YMD"),
@@ -95,8 +95,7 @@ const OWNER_SETTINGS: [(&CStr, &CStr); 9] = [
     (c"TimeZone", c"UTC"),
     (c"extra_float_digits", c"1"),
     (c"bytea_output", c"hex"),
-    // Kept plans are planned once; what compiling them would cost no query here earns back.
-    (c"plan_cache_mode", c"force_generic_plan"),
+    // What compiling costs no query here earns back.
     (c"jit", c"off"),
 ];
 

@@ -94,19 +94,14 @@ unsafe extern "C-unwind" {
     fn get_partition_parent(partition: pg_sys::Oid, even_if_detached: bool) -> pg_sys::Oid;
 }
 
-/// Whether `relation` stands somewhere below `root` in a tree of partitions; a partition that is being detached
-/// still does.
-pub fn is_partition_of(relation: pg_sys::Oid, root: pg_sys::Oid) -> bool {
-    let mut relation = relation;
-    // SAFETY: syscache look-ups in a transaction. The parent is looked up for partitions alone, which have one.
-    while unsafe { pg_sys::get_rel_relispartition(relation) } {
-        // SAFETY: as above; it may raise an error, so it is guarded like a function that pgrx binds.
-        relation = unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_parent(relation, true)) };
-        if relation == root {
-            return true;
-        }
+/// What a relation is a partition of, also while it is being detached.
+pub fn parent_of_partition(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: syscache look-ups in a transaction. The parent is looked up for partitions alone, which have one; it may raise
+    // an error, so it is guarded like a function that pgrx binds.
+    unsafe {
+        pg_sys::get_rel_relispartition(relation)
+            .then(|| pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_parent(relation, true)))
     }
-    false
 }
 
 /// Locks a relation ACCESS SHARE until the transaction ends, whether it is there or not.

@@ -121,6 +121,23 @@ pub fn select_latest<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T
     run(sql, params, false, each)
 }
 
+/// Plans a SELECT and forgets it: what it would read is locked until the transaction ends.
+pub fn plan(sql: &str) {
+    let sql = super::c_string(sql);
+    // SAFETY: as in `run`. The plan is released before SPI_finish frees what it was made from.
+    unsafe {
+        pg_sys::SPI_connect();
+        let prepared = naming_own(|| pg_sys::SPI_prepare(sql.as_ptr(), 0, std::ptr::null_mut()));
+        assert!(!prepared.is_null(), "SPI could not prepare an internal query");
+        let planned = pg_sys::SPI_plan_get_cached_plan(prepared);
+        if !planned.is_null() {
+            // Nobody owns the plan of a statement that is not kept.
+            pg_sys::ReleaseCachedPlan(planned, std::ptr::null_mut());
+        }
+        pg_sys::SPI_finish();
+    }
+}
+
 /// Runs a SELECT that gives exactly one row, as aggregates do.
 pub fn select_one<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> T {
     match select_prepared(sql, params, each).pop() {
@@ -178,14 +195,15 @@ thread_local! {
 /// How many plans a backend keeps; at one more, all are dropped.
 const KEPT_PLANS: usize = 64;
 
-/// [`select`] by a plan that the backend keeps. PostgreSQL makes it anew when what it rests on changes: a table, the
+/// [`select`] by one plan for all values, which the backend keeps. PostgreSQL makes it anew when what it rests on changes: a table, the
 /// role, the search path.
 pub fn select_planned<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> Vec<T> {
-    run_kept(sql, params, 0, each)
+    run_kept(sql, params, pg_sys::CURSOR_OPT_GENERIC_PLAN as i32, each)
 }
 
 /// [`select`] by a statement that the backend keeps, planned for the values of each call: where a window's width decides
-/// between an index and the whole table. `plan_cache_mode` may say otherwise.
+/// between an index and the whole table, and where an engine can only plan for values, as Citus can. `plan_cache_mode` may
+/// say otherwise.
 pub fn select_prepared<T>(sql: &str, params: &[Param], each: impl FnMut(&Row) -> T) -> Vec<T> {
     run_kept(sql, params, pg_sys::CURSOR_OPT_CUSTOM_PLAN as i32, each)
 }

@@ -79,6 +79,42 @@ pub fn is_locked_alone(relation: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether this session holds a relation in a mode that lets it write.
+pub fn is_locked_for_writing(relation: pg_sys::Oid) -> bool {
+    let modes = [
+        pg_sys::RowExclusiveLock,
+        pg_sys::ShareRowExclusiveLock,
+        pg_sys::ExclusiveLock,
+        pg_sys::AccessExclusiveLock,
+    ];
+    // SAFETY: as above.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let held = |mode: &u32| pg_sys::CheckRelationLockedByMe(opened, *mode as pg_sys::LOCKMODE, false);
+        let writes = modes.iter().any(held);
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        writes
+    }
+}
+
+/// Whether a function is `schema.name`.
+pub fn is_function_named(function: pg_sys::Oid, name: &str) -> bool {
+    // SAFETY: syscache look-ups in a transaction; the names are copies, or null when the function is gone.
+    unsafe {
+        let (schema, found) = (
+            pg_sys::get_namespace_name(pg_sys::get_func_namespace(function)),
+            pg_sys::get_func_name(function),
+        );
+        !schema.is_null()
+            && !found.is_null()
+            && name.split_once('.')
+                == Some((
+                    &*CStr::from_ptr(schema).to_string_lossy(),
+                    &*CStr::from_ptr(found).to_string_lossy(),
+                ))
+    }
+}
+
 /// Whether a table that is locked has not a single page.
 pub fn has_no_page(relation: pg_sys::Oid) -> bool {
     // SAFETY: the relation is locked and has a file.

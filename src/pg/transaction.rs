@@ -149,6 +149,16 @@ pub fn attempt_within<R>(milliseconds: i32, work: impl FnOnce() -> R) -> Result<
         .map_err(|failure| Failure { out_of_time: is_over && failure.sqlstate == QUERY_CANCELED, ..failure })
 }
 
+/// Runs `work` under a snapshot that is taken now, where the transaction's isolation level lets a statement have one of its own.
+pub fn under_later_snapshot<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: inside a transaction; the snapshot is popped below, or by the abort of the (sub)transaction.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = work();
+    // SAFETY: the snapshot pushed above is on top again.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
 /// What the transaction has done so far is seen by the snapshots that it takes from here on: in an AFTER trigger, what the
 /// statement has changed.
 pub fn see_own_changes() {

@@ -85,6 +85,12 @@ impl Server {
     }
 }
 
+/// Whether the server's installation has an extension.
+pub fn has_extension(name: &str) -> bool {
+    let share = run(server_command("pg_config").arg("--sharedir"));
+    Path::new(share.trim()).join(format!("extension/{name}.control")).exists()
+}
+
 /// Says that something is not tested here, past the test runner's capture: `scripts/test-all` lists it at its end.
 pub fn left_out(what: &str) {
     let _ = writeln!(std::io::stderr(), "\nleft out: {what}");

@@ -1,6 +1,7 @@
 //! The torture finds what it is there to find: each rule of the sealed window, broken on purpose, is told within a
 //! number of steps.
 
+use crate::rig::schema::Entries;
 use crate::rig::{Plan, Rig, settings};
 use harness::Cluster;
 use std::sync::OnceLock;
@@ -74,7 +75,7 @@ macro_rules! found_in_tree {
     ($($name:ident: $mutants:literal, $scripts:literal,)*) => {
         $(#[test]
         fn $name() {
-            let plan = Plan { tree: true, ddl: 60, scripts: $scripts, mutants: $mutants, ..Plan::default() };
+            let plan = Plan { entries: Entries::Tree, ddl: 60, scripts: $scripts, mutants: $mutants, ..Plan::default() };
             is_found(plan);
         })*
     };

@@ -1,6 +1,7 @@
 //! Whatever happens in whatever order, what is read from the seal is what the plain query gives, under every snapshot,
 //! and no writer waits. A seed (BUSYMATE_SEED) and a number of steps (BUSYMATE_STEPS) say which random schedule.
 
+use crate::rig::schema::Entries;
 use crate::rig::{Plan, Rig, settings};
 use harness::Cluster;
 
@@ -42,7 +43,22 @@ fn the_seal_and_the_plain_query_agree_step_by_step() {
 fn the_seal_and_the_plain_query_agree_over_partitions() {
     let seed = seed();
     let cluster = Cluster::start(&settings("0"));
-    let mut rig = Rig::new(&cluster, seed, Plan { tree: true, ddl: 12, ..Plan::default() });
+    let mut rig = Rig::new(&cluster, seed, Plan { entries: Entries::Tree, ddl: 12, ..Plan::default() });
+    run(&mut rig, seed, number("BUSYMATE_STEPS").unwrap_or(1500));
+}
+
+/// A hypertable of the real TimescaleDB, where it is installed.
+#[test]
+fn the_seal_and_the_plain_query_agree_over_chunks() {
+    if !harness::has_extension("timescaledb") {
+        harness::left_out("a schedule over a hypertable: no TimescaleDB is installed");
+        return;
+    }
+    let seed = seed();
+    let libraries =
+        "shared_preload_libraries = 'timescaledb, busymate_stats'\ntimescaledb.telemetry_level = off";
+    let cluster = Cluster::start(&format!("{}\n{libraries}\nmax_worker_processes = 20", settings("0")));
+    let mut rig = Rig::new(&cluster, seed, Plan { entries: Entries::Chunks, ddl: 12, ..Plan::default() });
     run(&mut rig, seed, number("BUSYMATE_STEPS").unwrap_or(1500));
 }
 
@@ -62,7 +78,7 @@ fn what_is_decoded_of_partitions_gives_the_same_rows() {
     let cluster = Cluster::start(&settings("0"));
     for via_root in [false, true] {
         println!("publish_via_partition_root = {via_root}");
-        let plan = Plan { tree: true, ddl: 12, decode: true, via_root, ..Plan::default() };
+        let plan = Plan { entries: Entries::Tree, ddl: 12, decode: true, via_root, ..Plan::default() };
         run(&mut Rig::new(&cluster, seed, plan), seed, number("BUSYMATE_STEPS").unwrap_or(1500) / 2);
     }
 }
@@ -72,7 +88,15 @@ fn what_is_decoded_of_partitions_gives_the_same_rows() {
 fn the_seal_survives_crashes_and_promotion() {
     let seed = seed();
     let cluster = Cluster::start(&settings("1s"));
-    let mut rig = Rig::new(&cluster, seed, Plan { disasters: 10, tree: seed % 2 == 1, ..Plan::default() });
+    let mut rig = Rig::new(
+        &cluster,
+        seed,
+        Plan {
+            disasters: 10,
+            entries: if seed % 2 == 1 { Entries::Tree } else { Entries::Table },
+            ..Plan::default()
+        },
+    );
     rig.follow(cluster.standby());
     run(&mut rig, seed, number("BUSYMATE_STEPS").unwrap_or(1500) / 3);
     if let Err(finding) = rig.promote() {

@@ -7,6 +7,7 @@ use super::window::Interval;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::clock::Timestamp;
 use crate::pg::bare::BareRow;
+use crate::pg::catalog::has_children;
 use crate::pg::identity::as_owner;
 use crate::pg::range::RangeIndex;
 use crate::pg::relation::{LockedRelation, column_number, column_type, may_select};
@@ -110,7 +111,8 @@ impl Indexed {
     /// to say.
     fn find(entries: &LockedRelation, fleet: &Attachment) -> Option<Self> {
         let readable = !entries.force_row_security && may_select(entries.oid, entries.owner);
-        if entries.kind != b'r' || !readable {
+        // A parent's index has none of the rows of what inherits.
+        if entries.kind != b'r' || has_children(entries.oid) || !readable {
             return None;
         }
         let column = |name: &str| {

@@ -66,7 +66,7 @@ struct Lock {
     holder: (String, i64),
 }
 
-/// SHARE UPDATE EXCLUSIVE on a partitioned table may be an ATTACH whose partition nobody else sees yet.
+/// SHARE UPDATE EXCLUSIVE on a table with partitions or chunks may be an ATTACH whose partition nobody else sees yet.
 fn locks() -> Vec<Lock> {
     select(
         "select case locktype when 'relation' then relation else 0 end::oid, transactionid::text::int8,
@@ -78,7 +78,8 @@ fn locks() -> Vec<Lock> {
                     and database = (select oid from pg_database where datname = current_database())
                     and (mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
                          or mode = 'ShareUpdateExclusiveLock'
-                            and exists (select from pg_partitioned_table where partrelid = relation)))",
+                            and (exists (select from pg_partitioned_table where partrelid = relation)
+                                 or exists (select from pg_inherits where inhparent = relation))))",
         &[],
         |row| Lock {
             relation: row.oid(1).to_u32(),

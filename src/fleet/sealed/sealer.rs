@@ -14,6 +14,7 @@ use super::window::{Interval, corrections};
 use crate::fleet::attachment::{self, Attachment};
 use crate::fleet::capture;
 use crate::fleet::clock::{DAY, HOUR, Timestamp};
+use crate::fleet::hypertable;
 use crate::fleet::late::pack::{Malformed, hour_of};
 use crate::fleet::late::sum::{Sum, rest_of};
 use crate::fleet::late::table::{OwnTables, Pack, delete_all_packs, delete_packs, each_pack};
@@ -178,6 +179,12 @@ impl Ground {
             Err(reason) => {
                 // While it lasts, each statement may leave one.
                 keep_one_marker();
+                // What came into a compressed chunk unseen is not seen either when it is none any more.
+                if let Some(obstacle) = hypertable::obstacle(&self.entries)
+                    && state::marker(Seen::Statement).is_none()
+                {
+                    capture::mark(&obstacle);
+                }
                 return Step::Waits(reason.clone());
             }
         };
@@ -453,7 +460,7 @@ impl Chunk {
                     chunk.changes.hour += one.weight * count;
                 }
             }
-            if shape.is_partitioned() {
+            if shape.is_tree() {
                 for (leaf, count) in rows.count_by_leaf(entered) {
                     *chunk.leaves.entry(leaf.to_u32()).or_default() += count;
                 }

@@ -3,4 +3,5 @@ mod feeds;
 mod keys;
 mod oracle;
 mod parallel;
+mod refresh_beside_rewrites;
 mod relations;

@@ -1,8 +1,11 @@
 mod attach;
 mod ddl;
 mod drop_beside_writers;
+mod hypertables;
+mod inheritance;
 mod lifecycle;
 mod not_valid;
+mod ordinary_owner;
 mod partman;
 mod relations;
 mod without_event_triggers;

@@ -3,12 +3,13 @@
 
 use harness::fleet::stats_at;
 use harness::worker::{logged, wait_for_seal};
-use harness::{Cluster, eventually, value};
+use harness::{Cluster, eventually, eventually_within, value};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use postgres::Client;
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 const SETTINGS: &str = "busymate_stats.seal_interval = '1s'\nbusymate_stats.seal_lag = '200ms'\n\
                         busymate_stats.refresh_interval = 0\nbusymate_stats.verify_interval = 0\nmax_worker_processes = 32\nrestart_after_crash = on\ndeadlock_timeout = '100ms'";
@@ -187,8 +188,9 @@ fn waits_for_nobody(hold: &str) {
     holder.batch_execute(&format!("begin; {hold}")).unwrap();
     // Whoever waits for a lock does so for seconds, so it is seen.
     let mut seen = BTreeSet::new();
-    // A tick that is turned away is over in some milliseconds: it is looked for without a pause.
-    eventually("some ticks have come and gone", || {
+    // A tick that is turned away is over in some milliseconds: it is looked for without a pause, and on a busy machine not seen
+    // for long.
+    eventually_within(Duration::from_secs(300), "some ticks have come and gone", || {
         let sql = "select pid, wait_event_type is not distinct from 'Lock' from pg_stat_activity
                     where backend_type = 'busymate_stats worker' and datname = current_database()";
         for row in (0..300).flat_map(|_| fleet.client.query(sql, &[]).unwrap()) {

@@ -1,4 +1,5 @@
 //! A fleet whose sealer is led step by step.
+use crate::rig::schema::{self, Entries};
 use harness::{Cluster, eventually, value};
 use postgres::Client;
 use std::sync::OnceLock;
@@ -49,7 +50,7 @@ impl Fleet {
     pub fn over(cluster: &'static Cluster, tree: bool) -> Self {
         let database = cluster.create_database("races");
         let mut admin = cluster.connect(&database);
-        admin.batch_execute(&crate::rig::schema::statements(tree)).unwrap();
+        admin.batch_execute(&schema::statements(if tree { Entries::Tree } else { Entries::Table })).unwrap();
         Self { cluster, database, admin }
     }
 

@@ -1,8 +1,9 @@
 //! What changes the table itself, or takes the triggers' sight: each while nobody else writes, as PostgreSQL's own locks
 //! would have it, and with old snapshots held by others.
 
+use super::schema::Entries;
 use super::writes::Owned;
-use super::{Finding, Rig, tree_ddl};
+use super::{Finding, Rig, chunk_ddl, tree_ddl};
 
 /// Statements that each take effect at once, `;;` between them; `{write}` stands for a writer's statement, and after each
 /// the readers compare where they can. `{seal}` is a step of a sealer.
@@ -54,7 +55,11 @@ impl Rig<'_> {
     pub fn ddl(&mut self) -> Result<(), Finding> {
         self.quiesce()?;
         let wanted = self.plan.scripts;
-        let all: &[&str] = if self.plan.tree { &tree_ddl::SCRIPTS } else { &SCRIPTS };
+        let all: &[&str] = match self.plan.entries {
+            Entries::Table => &SCRIPTS,
+            Entries::Tree => &tree_ddl::SCRIPTS,
+            Entries::Chunks => &chunk_ddl::SCRIPTS,
+        };
         // What is published cannot be unlogged.
         let is_possible = |script: &&str| !self.plan.decode || !script.contains("unlogged");
         let scripts: Vec<&str> =
@@ -92,7 +97,11 @@ impl Rig<'_> {
     fn filled_in(&mut self, part: &str) -> String {
         let mut statement = part.to_owned();
         while statement.contains("{old}") {
-            statement = statement.replacen("{old}", self.chance.pick(&tree_ddl::OLD), 1);
+            let old: &[&str] = match self.plan.entries {
+                Entries::Chunks => &chunk_ddl::OLD,
+                _ => &tree_ddl::OLD,
+            };
+            statement = statement.replacen("{old}", self.chance.pick(old), 1);
         }
         while statement.contains("{leaf}") {
             let host = self.chance.below(40);

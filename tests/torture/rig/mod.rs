@@ -1,6 +1,7 @@
 //! Random schedules of writers, sealers, readers and DDL over one fleet, and the one thing that must hold after each
 //! step: what is read from the seal is what the plain query gives, under every snapshot that anybody holds.
 pub mod chance;
+mod chunk_ddl;
 mod ddl;
 mod decoding;
 mod disasters;
@@ -20,6 +21,7 @@ use harness::{Cluster, value};
 use moments::Known;
 use postgres::Client;
 use readers::Reader;
+use schema::Entries;
 use sealers::Sealer;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,8 +68,7 @@ pub struct Plan {
     /// Which of the scripts: those that hold this text.
     pub scripts: &'static str,
     pub disasters: usize,
-    /// Whether entries are partitioned.
-    pub tree: bool,
+    pub entries: Entries,
     /// Whether logical decoding is compared too, and whether its publication has partitions' changes as the root's.
     pub decode: bool,
     pub via_root: bool,
@@ -86,7 +87,7 @@ impl Default for Plan {
             ddl: 6,
             scripts: "",
             disasters: 0,
-            tree: false,
+            entries: Entries::Table,
             decode: false,
             via_root: false,
             thin,
@@ -134,7 +135,7 @@ impl<'a> Rig<'a> {
     pub fn new(cluster: &'a Cluster, seed: u64, plan: Plan) -> Self {
         let database = cluster.create_database("torture");
         let mut observer = cluster.connect(&database);
-        observer.batch_execute(&schema::statements(plan.tree)).unwrap();
+        observer.batch_execute(&schema::statements(plan.entries)).unwrap();
         observer.batch_execute(plan.sabotage).unwrap();
         observer
             .batch_execute(&format!(

@@ -1,7 +1,29 @@
 //! The fleet that is tortured.
 
-/// Everything that makes it; `tree` partitions the entries.
-pub fn statements(tree: bool) -> String {
-    let entries = if tree { include_str!("tree.sql") } else { include_str!("plain.sql") };
+/// What the entries are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entries {
+    /// One table.
+    Table,
+    /// Partitions, two levels deep.
+    Tree,
+    /// A hypertable of TimescaleDB.
+    Chunks,
+}
+
+impl Entries {
+    /// Whether unique keys hold the entry time, and a row may fit nowhere.
+    pub fn are_cut_by_time(self) -> bool {
+        self != Self::Table
+    }
+}
+
+/// Everything that makes it.
+pub fn statements(entries: Entries) -> String {
+    let entries = match entries {
+        Entries::Table => include_str!("plain.sql"),
+        Entries::Tree => include_str!("tree.sql"),
+        Entries::Chunks => include_str!("chunks.sql"),
+    };
     [include_str!("schema.sql"), entries, include_str!("fleet.sql")].concat()
 }
