@@ -283,7 +283,7 @@ fn a_compressed_chunk_is_read_by_the_plain_query() {
     client
         .batch_execute(
             "set timescaledb.restoring = on;
-             update _timescaledb_catalog.chunk set status = status | 1, compressed_chunk_id = id
+             update _timescaledb_catalog.chunk set status = status | 1
               where id = (select min(id) from _timescaledb_catalog.chunk);
              reset timescaledb.restoring;
              comment on column public.entries.host is 'so that its chunks are looked at again';
