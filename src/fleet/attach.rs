@@ -153,9 +153,8 @@ pub fn attach_as(request: &AttachRequest) {
     announce_at_commit();
 }
 
-/// Has PostgREST read the schema anew once the transaction has committed, which `sql/topics/60_reload.sql` says more of. As our
-/// owner, for whoever calls may have been
-/// refused pg_notify().
+/// Has PostgREST read the schema anew once the transaction has committed, which `sql/topics/60_reload.sql` says more of. It runs
+/// as our owner: the caller may have been refused pg_notify().
 pub fn reload_postgrest() {
     let notify = "select pg_catalog.pg_notify('pgrst', 'reload schema')
                    where not exists (select from pg_catalog.pg_extension where extname = 'citus')";

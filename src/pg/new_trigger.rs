@@ -90,7 +90,7 @@ impl NewTrigger {
     }
 }
 
-/// `ALTER TRIGGER … DEPENDS ON EXTENSION`, for whoever may change the trigger.
+/// `ALTER TRIGGER … DEPENDS ON EXTENSION`. It checks no privilege.
 pub fn go_with_extension(trigger: pg_sys::Oid, extension: &CStr) {
     let object = |class, oid| pg_sys::ObjectAddress { classId: class, objectId: oid, objectSubId: 0 };
     let Some(extension) = super::write_guard::extension(extension) else { return };
