@@ -21,6 +21,7 @@ pub mod dump;
 pub mod evil;
 pub mod fleet;
 pub mod gateway;
+mod left;
 pub mod listeners;
 pub mod postgrest;
 pub mod postgrest_schema;
@@ -359,13 +360,14 @@ impl Cluster {
         (config.connect(NoTls).unwrap(), heard)
     }
 
-    /// A new database; its name is `prefix` and a number.
+    /// A new database; its name is `prefix` and a number. It is closed when the test has ended.
     pub fn create_database(&self, prefix: &str) -> String {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let name = format!("{prefix}_{}", COUNTER.fetch_add(1, Ordering::Relaxed));
         self.connect("postgres")
             .batch_execute(&format!("create database {name} template template0"))
             .unwrap();
+        left::is_made(&self.directory, &name);
         name
     }
 

@@ -16,8 +16,9 @@ fn a_new_fleet_is_refreshed_every_interval() {
     let (_, mut client) = fleet_in(every_second(), "found");
     let first = next_refresh(&mut client);
     client.batch_execute("insert into public.entries (host, status) values ('example.com', 200)").unwrap();
-    refreshes(&mut client, 3);
-    assert!(updated_at(&mut client).unwrap() >= first + 3_000_000, "more often than once a second");
+    refreshes(&mut client, 5);
+    // The first may have begun late: a worker was started for it, on a machine that has other work.
+    assert!(updated_at(&mut client).unwrap() >= first + 4_000_000, "more often than once a second");
     let total: i64 =
         value(&mut client, "select (snapshot -> 'total_entries')::int8 from public.service_stats");
     assert_eq!(total, 1);
