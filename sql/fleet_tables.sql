@@ -11,13 +11,14 @@ comment on column public.devices.connection_type is 'How the device is connected
 comment on column public.devices.last_seen_at is 'The last sign of life; a recent one makes the device online.';
 
 create table public.entries (
-    id bigint generated always as identity primary key,
+    id bigint generated always as identity,
     created_at timestamptz not null default now(),
     device_uuid uuid,
     host text,
     method text,
     status int,
-    source text
+    source text,
+    primary key (id)
 );
 create index entries_created_at_idx on public.entries (created_at);
 comment on table public.entries is 'The requests that the fleet''s devices made.';

@@ -58,12 +58,21 @@ comment on function busymate_stats_internal.note_owners() is 'Trigger: writes do
 create trigger note_owners before insert on busymate_stats_internal.attachment
     for each row execute function busymate_stats_internal.note_owners();
 
-create function busymate_stats.create_fleet_tables() returns void
+-- A table of its own, for it outlives the attachment: detach() and attach() leave it as it is.
+create table busymate_stats_internal.daily_partitions (
+    entries regclass primary key
+);
+comment on table busymate_stats_internal.daily_partitions is 'The tables whose partitions a refresh makes ahead, one for each day, while they are attached.';
+comment on column busymate_stats_internal.daily_partitions.entries is 'Made by create_fleet_tables(partition_by => ''day'').';
+select pg_catalog.pg_extension_config_dump('busymate_stats_internal.daily_partitions',
+    'where exists (select from pg_catalog.pg_class c where c.oid = entries)');
+
+create function busymate_stats.create_fleet_tables(partition_by text default null) returns void
     language c
     set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'create_fleet_tables_wrapper';
-comment on function busymate_stats.create_fleet_tables() is
-    'Makes public.devices and public.entries, row-level security on and no policies, and attaches them.';
+comment on function busymate_stats.create_fleet_tables(text) is
+    'Makes public.devices and public.entries, row-level security on and no policies, and attaches them. With ''day'', entries have a partition for each day, which the worker makes a week ahead.';
 
 create function busymate_stats.attach(
     entries regclass,

@@ -16,7 +16,7 @@ comment on column busymate_stats_internal.feed_health.last_refresh is 'When it w
 comment on column busymate_stats_internal.feed_health.duration is 'How long that refresh took.';
 comment on column busymate_stats_internal.feed_health.last_error is 'What the refreshes since then failed with: SQLSTATE and message.';
 comment on column busymate_stats_internal.feed_health.error_since is 'Since when they fail.';
-comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known; what reading entries dated in the future costs.';
+comment on column busymate_stats_internal.feed_health.note is 'Why the last tick of the sealer could do no more, where that is no error; what verifying last found to differ, as JSON; which figures of the host are not known; what reading entries dated in the future costs; which partitions cannot be made.';
 comment on column busymate_stats_internal.feed_health.note_since is 'Since when there is something to note.';
 
 create function busymate_stats_internal.restore_publications() returns void
@@ -196,6 +196,7 @@ create view busymate_stats.health with (security_barrier = true) as
                      join pg_catalog.pg_class c on c.oid = a.entries and c.relispartition
                      join pg_catalog.pg_inherits i on i.inhrelid = c.oid),
                'entries_ahead', ahead.note,
+               'partitions', partitions.note,
                'seal_interval', launcher.seal_interval,
                'verify_interval', launcher.verify_interval,
                'verified_at', verified.last_refresh,
@@ -216,6 +217,7 @@ create view busymate_stats.health with (security_barrier = true) as
      cross join lateral (
          select greatest(kept.last_refresh, (launcher.state ->> 'sealer_ticked_at')::pg_catalog.timestamptz)) ticked (at)
       left join busymate_stats_internal.feed_health ahead on ahead.feed = 'stats'
+      left join busymate_stats_internal.feed_health partitions on partitions.feed = 'partitions'
       left join (select s.boundary < s.goal as is_counting, s.total
                    from busymate_stats_internal.seal_state s order by s.version desc limit 1) newest on true
       left join busymate_stats_internal.feed_health verified on verified.feed = 'verify'

@@ -15,6 +15,9 @@ use std::time::Instant;
 
 const FEED: &str = "stats";
 
+/// Where it is noted which partitions cannot be made. No feed: `health` shows it beside the seal.
+const PARTITIONS: &str = "partitions";
+
 /// Computes the fleet's statistics and puts them into the row of `service_stats`; gives its `updated_at`.
 ///
 /// Not gated by claims (a scheduled job has none): EXECUTE is the owner's to grant, and the function is a SECURITY
@@ -24,9 +27,11 @@ fn refresh_stats() -> TimestampWithTimeZone {
     version::require_match();
     let started = Instant::now();
     let SnapshotNow { value, as_of, note } = fleet::snapshot_for_feed();
+    let partitions = fleet::keep_ahead(as_of);
     store(&value, as_of);
     health::record(FEED, &Ok(Refresh { as_of, duration: started.elapsed() }));
-    keep_note(note.as_deref());
+    keep_note(FEED, note.as_deref());
+    keep_note(PARTITIONS, partitions.as_deref());
     restore_publications();
     clear_expired_tokens();
     fleet::timestamp(as_of)
@@ -54,9 +59,11 @@ pub fn tick(limit_ms: i32) -> Round {
         return Round::Locked;
     }
     let result = computed.and_then(|SnapshotNow { value, as_of, note }| {
+        let partitions = attempt_within(WRITE_MS, || fleet::keep_ahead(as_of))?;
         attempt_within(WRITE_MS, || {
             store(&value, as_of);
-            keep_note(note.as_deref());
+            keep_note(FEED, note.as_deref());
+            keep_note(PARTITIONS, partitions.as_deref());
             Refresh { as_of, duration: started.elapsed() }
         })
     });
@@ -65,10 +72,10 @@ pub fn tick(limit_ms: i32) -> Round {
     health::record_and_log(FEED, &result)
 }
 
-/// Keeps what is to be said of what reading costs. Mostly there is nothing, and nothing is run then.
-fn keep_note(note: Option<&str>) {
-    if note.is_some() || health::has_note(FEED) {
-        health::set_note(FEED, note);
+/// Keeps what is to be said: of what reading costs, or of partitions. Mostly there is nothing, and nothing is run then.
+fn keep_note(of: &str, note: Option<&str>) {
+    if note.is_some() || health::has_note(of) {
+        health::set_note(of, note);
     }
 }
 

@@ -6,7 +6,7 @@ use super::{roster, triggers};
 use crate::error::UserError;
 use crate::pg::argument::{Name, RegClass};
 use crate::pg::identity::{as_owner, current_role, owns_relation};
-use crate::pg::query::{Param, execute, execute_confined, select, select_latest};
+use crate::pg::query::{Param, execute, execute_confined, execute_utility, select, select_latest};
 use crate::pg::relation::{LockedRelation, base_type, column_number, column_type, is_not_null, lock};
 use crate::pg::scan::{Seen, find_relation};
 use crate::pg::shared::announce_at_commit;
@@ -101,7 +101,7 @@ pub fn attach_as(request: &AttachRequest) {
     let table = own_table();
     as_owner(table.owner, || {
         // One attach or detach at a time; who waits here sees the other's outcome below.
-        execute(&format!("lock table {} in share row exclusive mode", table.name), &[]);
+        execute_utility(&format!("lock table {} in share row exclusive mode", table.name));
     });
     let replaced = attachment::read(Seen::Latest);
     if let Some(present) = replaced.as_ref().filter(|present| !present.implied) {
@@ -158,7 +158,7 @@ pub fn attach_as(request: &AttachRequest) {
 pub fn reload_postgrest() {
     let notify = "select pg_catalog.pg_notify('pgrst', 'reload schema')
                    where not exists (select from pg_catalog.pg_extension where extname = 'citus')";
-    as_owner(own_table().owner, || execute(notify, &[]));
+    as_owner(own_table().owner, || execute_utility(notify));
 }
 
 /// Lets the fleet go: its statistics end, its tables and rows stay as they are.
@@ -167,7 +167,7 @@ fn detach() {
     version::require_match();
     let table = own_table();
     as_owner(table.owner, || {
-        execute(&format!("lock table {} in share row exclusive mode", table.name), &[]);
+        execute_utility(&format!("lock table {} in share row exclusive mode", table.name));
     });
     let Some(present) = attachment::read(Seen::Latest) else {
         notice!("no fleet is attached, nothing to do");
@@ -196,7 +196,8 @@ fn forget_attachment() {
     }
 }
 
-fn own_table() -> LockedRelation {
+/// The table that attachments are kept in. Whoever owns it owns all that is internal.
+pub fn own_table() -> LockedRelation {
     match find_relation(INTERNAL, "attachment").and_then(lock) {
         Some(table) => table,
         None => unreachable!("the function's extension brings the table"),

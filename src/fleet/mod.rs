@@ -5,6 +5,7 @@ mod attachment;
 mod capture;
 mod clock;
 mod create;
+mod daily;
 mod ddl;
 mod figures;
 mod hypertable;
@@ -19,6 +20,7 @@ mod triggers;
 mod verify;
 
 pub use clock::{Timestamp, iso, timestamp};
+pub use daily::keep_ahead;
 pub use verify::{compare, is_sealed, void_seal};
 
 use crate::access::caller_grants;

@@ -6,7 +6,7 @@ use super::late::table::delete_all_packs;
 use crate::pg::inheritance::children_of;
 use crate::pg::new_trigger::{enable_always, go_with_extension};
 use crate::pg::own_rows::delete_rows;
-use crate::pg::query::{Param, execute, select_latest};
+use crate::pg::query::{Param, execute, execute_utility, select_latest};
 use crate::pg::relation::{LockedRelation, lock, triggers};
 use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::thresholds;
@@ -29,20 +29,17 @@ pub fn create(entries: &LockedRelation, fleet: &Attachment) {
     }
     grant_to_owner(entries);
     let (table, time) = (&entries.name, quote_literal(&fleet.entry_time));
-    execute(
-        &format!(
-            "create trigger {CAPTURE_TRIGGER} after insert or update or delete on {table}
-                for each row execute function {CAPTURE_FUNCTION}({time})"
-        ),
-        &[],
-    );
+    execute_utility(&format!(
+        "create trigger {CAPTURE_TRIGGER} after insert or update or delete on {table}
+            for each row execute function {CAPTURE_FUNCTION}({time})"
+    ));
     if entries.kind == b'p' {
         // On partitions too, those that come later as well.
         for statement in [
             format!("alter table {table} enable always trigger {CAPTURE_TRIGGER}"),
             format!("alter trigger {CAPTURE_TRIGGER} on {table} depends on extension busymate_stats"),
         ] {
-            execute(&statement, &[]);
+            execute_utility(&statement);
         }
         return;
     }
@@ -79,9 +76,9 @@ fn grant_to_owner(entries: &LockedRelation) {
     );
     for (owner, chunks) in lacks {
         let Some(owner) = owner else { continue };
-        execute(&format!("grant {EXECUTE} to {owner}"), &[]);
+        execute_utility(&format!("grant {EXECUTE} to {owner}"));
         if chunks && entries.kind == b'r' {
-            execute(&format!("grant {USAGE} to {owner}"), &[]);
+            execute_utility(&format!("grant {USAGE} to {owner}"));
         }
     }
 }
@@ -96,7 +93,7 @@ fn revoke_from_owner(entries: &LockedRelation) {
     );
     for owner in granted.into_iter().flatten() {
         for right in [EXECUTE, USAGE] {
-            execute(&format!("revoke {right} from {owner}"), &[]);
+            execute_utility(&format!("revoke {right} from {owner}"));
         }
     }
 }
@@ -186,7 +183,7 @@ pub fn drop(entries: Option<&LockedRelation>) {
 pub fn drop_triggers_of(relation: &LockedRelation, function: &str) {
     for trigger in triggers(relation.oid).into_iter().filter(|trigger| trigger.function == function) {
         let name = quote_identifier(trigger.name);
-        execute(&format!("drop trigger {name} on {}", relation.name), &[]);
+        execute_utility(&format!("drop trigger {name} on {}", relation.name));
     }
 }
 

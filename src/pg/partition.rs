@@ -52,6 +52,34 @@ pub fn partitions_of(parent: pg_sys::Oid, column: i16) -> Partitions {
     }
 }
 
+/// Whether some partition other than the default one takes rows that have `moment` in the timestamptz column of that number, by
+/// which the table is partitioned, in ranges of it alone; true for a table that is partitioned in another way.
+pub fn takes(parent: pg_sys::Oid, column: i16, moment: i64) -> bool {
+    let key = first_key(parent);
+    if key.column != column || key.strategy != RANGE || key.columns != 1 {
+        return true;
+    }
+    // SAFETY: as in `partitions_of`; there is one more index than there are bounds.
+    unsafe {
+        let opened = pg_sys::relation_open(parent, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let description = &*pg_sys::RelationGetPartitionDesc(opened, false);
+        let mut taken = false;
+        if description.nparts > 0 {
+            let bounds = &*description.boundinfo;
+            let is_after = |place: usize| match **bounds.kind.add(place) {
+                pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_VALUE => {
+                    (**bounds.datums.add(place)).value() as i64 > moment
+                }
+                kind => kind == pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_MAXVALUE,
+            };
+            let next = (0..bounds.ndatums as usize).find(|place| is_after(*place));
+            taken = next.is_some_and(|place| *bounds.indexes.add(place) >= 0);
+        }
+        pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        taken
+    }
+}
+
 /// `PARTITION_STRATEGY_RANGE`, a macro in PostgreSQL 15 and an enum's member later.
 const RANGE: u8 = b'r';
 

@@ -151,6 +151,11 @@ pub fn execute(sql: &str, params: &[Param]) {
     writing_own(|| run(sql, params, false, |_| ()));
 }
 
+/// Runs a statement that is none of DML: DDL, GRANT, LOCK. What event triggers of others write meanwhile is theirs.
+pub fn execute_utility(sql: &str) {
+    run(sql, &[], false, |_| ());
+}
+
 /// [`execute`], as the owner of `public.table`, which it writes into, in a security-restricted operation: code of others that
 /// the write fires has no rights of the writer's and learns nothing of the request.
 pub fn execute_confined(table: &str, sql: &str, params: &[Param]) {

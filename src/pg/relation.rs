@@ -171,6 +171,11 @@ pub fn lock_alone_now(relation: pg_sys::Oid) -> bool {
     lock_now(relation, pg_sys::ShareUpdateExclusiveLock)
 }
 
+/// The same against everybody, readers too: ACCESS EXCLUSIVE.
+pub fn lock_exclusively_now(relation: pg_sys::Oid) -> bool {
+    lock_now(relation, pg_sys::AccessExclusiveLock)
+}
+
 /// Waits for the others that have called this for the same relation until their transactions end, and keeps them waiting
 /// until this one does. It is another lock than the relation's own: readers, writers and DDL do not notice it.
 pub fn lock_object(relation: pg_sys::Oid) {

@@ -5,7 +5,7 @@ use super::print::{TRIGGER_FUNCTION, columns};
 use super::sealer::forget;
 use crate::fleet::attachment::Attachment;
 use crate::fleet::triggers::drop_triggers_of;
-use crate::pg::query::execute;
+use crate::pg::query::execute_utility;
 use crate::pg::relation::LockedRelation;
 use pgrx::spi::quote_literal;
 
@@ -26,7 +26,7 @@ pub fn create(devices: &LockedRelation, fleet: &Attachment) {
         format!("alter table {name} enable always trigger {TRIGGER}"),
         format!("alter trigger {TRIGGER} on {name} depends on extension busymate_stats"),
     ] {
-        execute(&statement, &[]);
+        execute_utility(&statement);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Promise: DDL that makes no partition of entries costs nothing more for the extension's event trigger, and partitions
 //! that come empty are noted however they come.
 
-use harness::{installed, value};
+use harness::{installed, shared, value};
 use postgres::Client;
 
 /// A partitioned fleet with one partition.
@@ -133,4 +133,37 @@ fn the_event_trigger_fails_no_statement() {
              create table public.day2 partition of public.entries for values from ('2026-01-03') to ('2026-01-04')",
         )
         .unwrap();
+}
+
+/// A log of DDL, as many keep: what it writes is its own, in whatever statement of ours it is fired.
+#[test]
+fn an_event_trigger_that_writes_is_in_nobodys_way() {
+    for shape in ["", "'day'"] {
+        let database = shared().create_database("logged");
+        let mut client = shared().connect(&database);
+        client
+            .batch_execute(
+                "create schema audit; create table audit.log (tag text);
+                 create function audit.log() returns event_trigger language plpgsql security definer
+                     as 'begin insert into audit.log values (tg_tag); end';
+                 create event trigger log on ddl_command_end execute function audit.log();
+                 create event trigger dropped on sql_drop execute function audit.log()",
+            )
+            .unwrap();
+        for statement in [
+            "create extension busymate_stats",
+            &format!("select busymate_stats.create_fleet_tables({shape})"),
+            "select busymate_stats.detach()",
+            "select busymate_stats.attach('public.entries', 'public.devices')",
+            "insert into public.entries (host) values ('h')",
+            "select busymate_stats.grant_api('pg_monitor')",
+            "select busymate_stats.refresh_stats()",
+            "drop extension busymate_stats",
+        ] {
+            client.batch_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        }
+        assert!(
+            value::<i64>(&mut client, "select count(*) from audit.log where tag = 'CREATE TRIGGER'") >= 2
+        );
+    }
 }

@@ -1,4 +1,5 @@
 mod attach;
+mod daily;
 mod ddl;
 mod drop_beside_writers;
 mod hypertables;

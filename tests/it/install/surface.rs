@@ -14,7 +14,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats.assign_role(text,text)",
     "function busymate_stats.assign_role(uuid,text)",
     "function busymate_stats.attach(regclass,regclass,name,name,name,name,name,name,name,name,name,name)",
-    "function busymate_stats.create_fleet_tables()",
+    "function busymate_stats.create_fleet_tables(text)",
     "function busymate_stats.detach()",
     "function busymate_stats.grant_api(name)",
     "function busymate_stats.grant_capability(text,text)",
@@ -68,6 +68,7 @@ const MEMBER_NAMES: &[&str] = &[
     "table busymate_stats_internal.attachment",
     "table busymate_stats_internal.capture",
     "table busymate_stats_internal.component_checks",
+    "table busymate_stats_internal.daily_partitions",
     "table busymate_stats_internal.feed_health",
     "table busymate_stats_internal.late_changes",
     "table busymate_stats_internal.publications",
@@ -125,7 +126,7 @@ const FUNCTIONS: &[&str] = &[
      device_name name DEFAULT 'name'::name, connection_type name DEFAULT 'connection_type'::name, \
      last_seen name DEFAULT 'last_seen_at'::name, online name DEFAULT NULL::name) \
      returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
-    "busymate_stats.create_fleet_tables() returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
+    "busymate_stats.create_fleet_tables(partition_by text DEFAULT NULL::text) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.detach() returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.grant_api(role name DEFAULT 'authenticated'::name) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
     "busymate_stats.grant_capability(role text, capability text) returns void volatile, parallel unsafe, search_path=pg_catalog, pg_temp",
