@@ -1,3 +1,4 @@
 mod examples;
 mod links;
 mod readme;
+mod scaling;
