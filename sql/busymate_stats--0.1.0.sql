@@ -605,6 +605,11 @@ create function busymate_stats_internal.capture_change() returns trigger
 comment on function busymate_stats_internal.capture_change() is
     'Trigger: notes what is changed of a row of entries before the capture threshold.';
 
+create function busymate_stats_internal.frozen_change() returns trigger
+    language c as 'MODULE_PATHNAME', 'frozen_change_wrapper';
+comment on function busymate_stats_internal.frozen_change() is
+    'Trigger: has everything counted anew when a row changes of a partition whose access method is not heap.';
+
 -- It sits on every DDL of the database, so it returns at once unless the statement has made a partition of entries, and
 -- raises nothing. Where it does not run, a partition that has come costs a recount.
 create function busymate_stats_internal.note_empty_partitions() returns event_trigger
@@ -1292,7 +1297,7 @@ create view busymate_stats_internal.altered_triggers with (security_invoker = tr
       join pg_depend d on d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e'
       join pg_extension e on d.refclassid = 'pg_extension'::regclass and e.oid = d.refobjid
      cross join lateral (
-         select case when f.proname in ('grants_changed', 'stamp_change', 'capture_change', 'roster_change') then 'A'::"char"
+         select case when f.proname in ('grants_changed', 'stamp_change', 'capture_change', 'frozen_change', 'roster_change') then 'A'::"char"
                     when f.proname in ('leave_out_replicated', 'take_over_replicated') then 'R'::"char"
                      else 'O'::"char" end as state) wanted
      where e.extname = 'busymate_stats' and not t.tgisinternal and t.tgenabled <> wanted.state;

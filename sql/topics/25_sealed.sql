@@ -116,6 +116,11 @@ create function busymate_stats_internal.capture_change() returns trigger
 comment on function busymate_stats_internal.capture_change() is
     'Trigger: notes what is changed of a row of entries before the capture threshold.';
 
+create function busymate_stats_internal.frozen_change() returns trigger
+    language c as 'MODULE_PATHNAME', 'frozen_change_wrapper';
+comment on function busymate_stats_internal.frozen_change() is
+    'Trigger: has everything counted anew when a row changes of a partition whose access method is not heap.';
+
 -- It sits on every DDL of the database, so it returns at once unless the statement has made a partition of entries, and
 -- raises nothing. Where it does not run, a partition that has come costs a recount.
 create function busymate_stats_internal.note_empty_partitions() returns event_trigger

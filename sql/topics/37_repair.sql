@@ -8,7 +8,7 @@ create view busymate_stats_internal.altered_triggers with (security_invoker = tr
       join pg_depend d on d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e'
       join pg_extension e on d.refclassid = 'pg_extension'::regclass and e.oid = d.refobjid
      cross join lateral (
-         select case when f.proname in ('grants_changed', 'stamp_change', 'capture_change', 'roster_change') then 'A'::"char"
+         select case when f.proname in ('grants_changed', 'stamp_change', 'capture_change', 'frozen_change', 'roster_change') then 'A'::"char"
                     when f.proname in ('leave_out_replicated', 'take_over_replicated') then 'R'::"char"
                      else 'O'::"char" end as state) wanted
      where e.extname = 'busymate_stats' and not t.tgisinternal and t.tgenabled <> wanted.state;

@@ -29,6 +29,7 @@ use std::cell::RefCell;
 pub fn register() {
     screen::register(threshold_nolock);
     on_row(Rows::Entries, changed);
+    on_row(Rows::Frozen, frozen_changed);
     pending::register();
 }
 
@@ -74,6 +75,15 @@ pub fn is_timestamptz(kind: pg_sys::Oid) -> bool {
 pub fn mark(reason: &str) {
     if let Some(schema) = find_schema(INTERNAL) {
         OwnTables::of(schema).mark(reason);
+    }
+}
+
+/// A row of a frozen partition changes, which nobody counted on: all is counted anew.
+fn frozen_changed(trigger: &RowTrigger) {
+    let schema = trigger.schema_of_function();
+    let fleet = attachment::read_in(schema, Seen::Latest).flatten();
+    if fleet.is_some_and(|fleet| stands_below(trigger.relation(), fleet.entries)) {
+        OwnTables::of(schema).mark("a partition of another access method has changed");
     }
 }
 

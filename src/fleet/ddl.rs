@@ -1,8 +1,9 @@
 //! What is done for a table that comes to stand below entries: by the event trigger for the few statements that make a partition,
 //! and for a chunk of a hypertable, which no event trigger tells of, when it gets its copy of the trigger.
 
+use super::attach::own_table;
 use super::attachment;
-use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER, complete};
+use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER, are_on_leaves, complete, create_on_leaf};
 use crate::pg::attached::Object;
 use crate::pg::catalog::trigger_version;
 use crate::pg::event_trigger::{self, Partitions};
@@ -41,7 +42,7 @@ fn adopt_copy(trigger: &NewTrigger) {
     let below = attempt_unless_ended(|| {
         let fleet = attachment::read(Seen::Latest).filter(|fleet| stands_below(relation, fleet.entries));
         if fleet.is_some() {
-            complete(relation, oid);
+            complete(relation, CAPTURE_TRIGGER, oid);
         }
         fleet
     });
@@ -68,7 +69,8 @@ fn note_partitions(partitions: &Partitions) {
         let Some(fleet) = attachment::read(Seen::Latest) else { return };
         for partition in partitions.find() {
             if stands_below(partition, fleet.entries) {
-                note_empty_leaves(partition);
+                let by_leaf = lock(fleet.entries).is_some_and(|entries| are_on_leaves(&entries));
+                note_empty_leaves(partition, by_leaf.then_some(&*fleet.entry_time));
             }
         }
     });
@@ -76,15 +78,22 @@ fn note_partitions(partitions: &Partitions) {
 }
 
 /// Those at or below `partition` that hold no row, and are locked by this statement, so that nobody writes into them
-/// before their trigger is there for everybody.
-fn note_empty_leaves(partition: pg_sys::Oid) {
+/// before their trigger is there for everybody. Where each has a trigger of its own, with the entry time for its argument,
+/// it gets it here.
+fn note_empty_leaves(partition: pg_sys::Oid, time_for_own: Option<&str>) {
     let mut relations = vec![partition];
     while let Some(oid) = relations.pop() {
         let Some(relation) = lock(oid) else { continue };
         if relation.kind == b'p' {
             relations.extend(partitions_of(oid, 0).list.iter().map(|partition| partition.oid));
         }
-        if relation.kind != b'r' || !is_locked_alone(oid) || !has_no_page(oid) {
+        if relation.kind != b'r' || !is_locked_alone(oid) {
+            continue;
+        }
+        if let Some(time) = time_for_own {
+            as_owner(own_table().owner, || create_on_leaf(&relation, time));
+        }
+        if !has_no_page(oid) {
             continue;
         }
         let capture = triggers(oid)

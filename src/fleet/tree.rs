@@ -6,10 +6,10 @@
 //! empty. Anything else, and all is counted anew.
 
 use super::attachment::{Attachment, attach_again};
-use super::clock::Timestamp;
+use super::clock::{DAY, Timestamp, before};
 use super::hypertable;
 use super::sealed::state::{State, reads_the_same_everywhere, type_obstacle};
-use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER};
+use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER, FROZEN_FUNCTION, FROZEN_TRIGGER};
 use crate::pg::catalog::{Version, column_version, has_children, trigger_version};
 use crate::pg::identity::database_is_utf8;
 use crate::pg::inheritance::{checked_until, children_of};
@@ -20,7 +20,7 @@ use crate::pg::relation::{
 };
 use crate::pg::scan::{Seen, find_relation, scan};
 use crate::schemas::INTERNAL;
-use crate::torture::{Mutant, broken};
+use crate::torture::{self, Mutant, broken};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -203,25 +203,35 @@ fn leaf(relation: &LockedRelation, fleet: &Attachment, until: Timestamp) -> Resu
     if relation.unlogged {
         return Err(format!("{name} is unlogged, so a crash would empty it unseen"));
     }
-    if !relation.is_heap {
-        return Err(format!("{name} is kept by another access method than heap"));
-    }
+    let (wanted, function) = if relation.is_heap {
+        (CAPTURE_TRIGGER, CAPTURE_FUNCTION)
+    } else {
+        // Its rows are not followed one by one: whatever is done to any has all counted anew.
+        if until > before(torture::clock(), DAY) {
+            return Err(format!(
+                "{name} is kept by another access method than heap, and may have entries of the last 24 hours"
+            ));
+        }
+        (FROZEN_TRIGGER, FROZEN_FUNCTION)
+    };
     let found = triggers(relation.oid)
         .into_iter()
-        .find(|trigger| trigger.name == CAPTURE_TRIGGER && trigger.function == CAPTURE_FUNCTION);
+        .find(|trigger| trigger.name == wanted && trigger.function == function);
     let Some(trigger) = found else {
-        return Err(format!("trigger {CAPTURE_TRIGGER} is missing on {name}"));
+        return Err(format!("trigger {wanted} is missing on {name}"));
     };
     if !trigger.always {
-        return Err(format!("trigger {CAPTURE_TRIGGER} is disabled on {name}"));
+        return Err(format!("trigger {wanted} is disabled on {name}"));
     }
-    if !trigger.unconditional
-        || !trigger.fires_after_each_row
-        || trigger.arguments != [fleet.entry_time.as_str()]
-    {
-        return Err(format!("trigger {CAPTURE_TRIGGER} on {name} is not as attach() makes it"));
+    let is_as_made = if relation.is_heap {
+        trigger.fires_after_each_row && trigger.arguments == [fleet.entry_time.as_str()]
+    } else {
+        trigger.fires_before_each_row
+    };
+    if !trigger.unconditional || !is_as_made {
+        return Err(format!("trigger {wanted} on {name} is not as attach() makes it"));
     }
-    let version = match trigger_version(relation.oid, CAPTURE_TRIGGER) {
+    let version = match trigger_version(relation.oid, wanted) {
         Some(_) if broken(Mutant::TriggerVersionUnseen) => Some((trigger.oid.to_u32(), Version::default())),
         found => found,
     };

@@ -6,10 +6,12 @@ use super::late::table::delete_all_packs;
 use crate::pg::inheritance::children_of;
 use crate::pg::new_trigger::{enable_always, go_with_extension};
 use crate::pg::own_rows::delete_rows;
+use crate::pg::partition::partitions_of;
 use crate::pg::query::{Param, execute, execute_utility, select_latest};
 use crate::pg::relation::{LockedRelation, lock, triggers};
 use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::thresholds;
+use crate::pg::transaction::attempt_unless_ended;
 use crate::schemas::INTERNAL;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
@@ -20,12 +22,31 @@ pub const CAPTURE_TRIGGER: &str = "busymate_stats_capture";
 /// The function behind it.
 pub const CAPTURE_FUNCTION: &str = "busymate_stats_internal.capture_change";
 
+/// The name of the trigger that a partition of another access method has instead: columnar takes no AFTER ROW triggers.
+pub const FROZEN_TRIGGER: &str = "busymate_stats_frozen";
+
+/// The function behind it.
+pub const FROZEN_FUNCTION: &str = "busymate_stats_internal.frozen_change";
+
 /// Makes the trigger, where the relation can have it. It goes with the extension, not with CASCADE.
 ///
 /// A TRUNCATE needs no trigger: it gives every table another file.
 pub fn create(entries: &LockedRelation, fleet: &Attachment) {
-    if entries.kind != b'r' && (entries.kind != b'p' || has_foreign_partition(entries)) {
+    let can_be_sealed = match entries.kind {
+        b'r' => entries.is_heap,
+        b'p' => !has_foreign_partition(entries),
+        _ => false,
+    };
+    if !can_be_sealed {
         return notice_plain(entries);
+    }
+    if are_on_leaves(entries) {
+        // No partition comes meanwhile.
+        execute_utility(&format!("lock table only {} in share row exclusive mode", entries.name));
+        for leaf in leaves_of(entries.oid) {
+            create_on_leaf(&leaf, &fleet.entry_time);
+        }
+        return;
     }
     grant_to_owner(entries);
     let (table, time) = (&entries.name, quote_literal(&fleet.entry_time));
@@ -53,9 +74,62 @@ pub fn create(entries: &LockedRelation, fleet: &Attachment) {
     // TimescaleDB has copied the trigger onto the chunks of a hypertable.
     for table in below.into_iter().chain([entries.oid]) {
         if let Some(trigger) = capture_trigger(table) {
-            complete(table, trigger);
+            complete(table, CAPTURE_TRIGGER, trigger);
         }
     }
+}
+
+/// Whether each partition has a trigger of its own rather than a copy of the parent's: where a partition may be kept by an access
+/// method which refuses that copy, and with it the partition.
+pub fn are_on_leaves(entries: &LockedRelation) -> bool {
+    entries.kind == b'p'
+        && capture_trigger(entries.oid).is_none()
+        && has_other_access_method()
+        && !has_foreign_partition(entries)
+}
+
+fn has_other_access_method() -> bool {
+    let others = "select oid from pg_catalog.pg_am where amtype = 't' and amname <> 'heap'";
+    !select_latest(others, &[], |row| row.oid(1)).is_empty()
+}
+
+/// Makes the trigger of one partition. One whose access method refuses that too is read by the plain query, and so are entries.
+pub fn create_on_leaf(leaf: &LockedRelation, time: &str) {
+    let (name, time) = (&leaf.name, quote_literal(time));
+    let made = if leaf.is_heap {
+        execute_utility(&format!(
+            "create trigger {CAPTURE_TRIGGER} after insert or update or delete on {name}
+                for each row execute function {CAPTURE_FUNCTION}({time})"
+        ));
+        CAPTURE_TRIGGER
+    } else {
+        let statement = format!(
+            "create trigger {FROZEN_TRIGGER} before insert or update or delete on {name}
+                for each row execute function {FROZEN_FUNCTION}()"
+        );
+        if attempt_unless_ended(|| execute_utility(&statement)).is_err() {
+            return;
+        }
+        FROZEN_TRIGGER
+    };
+    if let Some(trigger) = triggers(leaf.oid).into_iter().find(|trigger| trigger.name == made) {
+        complete(leaf.oid, made, trigger.oid);
+    }
+}
+
+/// The partitions of a table that hold rows, each of them locked.
+fn leaves_of(table: pg_sys::Oid) -> Vec<LockedRelation> {
+    let (mut leaves, mut parents) = (Vec::new(), vec![table]);
+    while let Some(parent) = parents.pop() {
+        for partition in partitions_of(parent, 0).list {
+            match lock(partition.oid) {
+                Some(relation) if relation.kind == b'p' => parents.push(relation.oid),
+                Some(relation) => leaves.push(relation),
+                None => {}
+            }
+        }
+    }
+    leaves
 }
 
 /// What the role that owns entries needs to make a partition: PostgreSQL makes the trigger of the partition with that role's
@@ -108,8 +182,8 @@ fn capture_trigger(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
 }
 
 /// Has the trigger of a table fire always, and go with the extension.
-pub fn complete(table: pg_sys::Oid, trigger: pg_sys::Oid) {
-    enable_always(table, CAPTURE_TRIGGER);
+pub fn complete(table: pg_sys::Oid, name: &str, trigger: pg_sys::Oid) {
+    enable_always(table, name);
     go_with_extension(trigger, c"busymate_stats");
 }
 
@@ -147,6 +221,7 @@ fn notice_plain(entries: &LockedRelation) {
     let what = match entries.kind {
         b'p' => "has foreign partitions",
         b'f' => "is a foreign table",
+        b'r' if !entries.is_heap => "is kept by another access method than heap",
         b'r' => "has tables that inherit from it",
         _ => "is a view",
     };
@@ -163,6 +238,10 @@ fn notice_plain(entries: &LockedRelation) {
 pub fn drop(entries: Option<&LockedRelation>) {
     if let Some(entries) = entries.filter(|entries| matches!(entries.kind, b'r' | b'p')) {
         drop_triggers_of(entries, CAPTURE_FUNCTION);
+        for leaf in if entries.kind == b'p' { leaves_of(entries.oid) } else { Vec::new() } {
+            drop_triggers_of(&leaf, CAPTURE_FUNCTION);
+            drop_triggers_of(&leaf, FROZEN_FUNCTION);
+        }
         revoke_from_owner(entries);
     }
     for table in ["seal_state", "seal_keys", "seal_look", "seal_partitions"] {

@@ -289,6 +289,8 @@ pub struct TriggerState {
     pub unconditional: bool,
     /// Whether it fires after each row that is inserted, updated or deleted.
     pub fires_after_each_row: bool,
+    /// Whether it fires before each of them.
+    pub fires_before_each_row: bool,
     /// What it was made with.
     pub arguments: Vec<String>,
 }
@@ -345,6 +347,8 @@ pub fn triggers(relation: pg_sys::Oid) -> Vec<TriggerState> {
                         && trigger.tgtype as u32 & ON_WRITES != 0,
                     always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
                     fires_after_each_row: trigger.tgtype as u32 == AFTER_EACH_ROW,
+                    fires_before_each_row: trigger.tgtype as u32
+                        == AFTER_EACH_ROW | pg_sys::TRIGGER_TYPE_BEFORE,
                     unconditional: trigger.tgnattr == 0 && trigger.tgqual.is_null(),
                     arguments: (0..count).map(argument).collect(),
                 });

@@ -24,9 +24,11 @@ pub enum Rows {
     Entries,
     /// `roster_change`
     Devices,
+    /// `frozen_change`
+    Frozen,
 }
 
-static ON_ROW: [OnceLock<fn(&RowTrigger)>; 2] = [const { OnceLock::new() }; 2];
+static ON_ROW: [OnceLock<fn(&RowTrigger)>; 3] = [const { OnceLock::new() }; 3];
 
 /// Has `work` called at each firing.
 pub fn on_row(of: Rows, work: fn(&RowTrigger)) {
@@ -43,6 +45,12 @@ pub extern "C" fn pg_finfo_capture_change_wrapper() -> *const pg_sys::Pg_finfo_r
 /// The same.
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_roster_change_wrapper() -> *const pg_sys::Pg_finfo_record {
+    &VERSION_1
+}
+
+/// The same.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_frozen_change_wrapper() -> *const pg_sys::Pg_finfo_record {
     &VERSION_1
 }
 
@@ -92,15 +100,53 @@ unsafe extern "C-unwind" fn device_fires(call: pg_sys::FunctionCallInfo) {
     unsafe { fire(Rows::Devices, call) }
 }
 
+/// BEFORE INSERT, UPDATE and DELETE on a frozen partition, for each row, which stays as it is. The first of a statement is
+/// enough.
+///
+/// # Safety
+/// Called by PostgreSQL's function manager.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn frozen_change_wrapper(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: by the caller's promise. What the function manager keeps for this function lasts as long as the statement, and is
+    // this function's to fill; the trigger manager's rows stay while the trigger runs.
+    unsafe {
+        let Some(trigger) = fired(call).filter(RowTrigger::is_before_row) else {
+            error!("the function must be called as a trigger before each row");
+        };
+        let told = &mut (*trigger.call).fn_extra;
+        if told.is_null() {
+            if let Some(work) = ON_ROW[Rows::Frozen as usize].get() {
+                work(&trigger);
+            }
+            *told = call.cast();
+        }
+        let data = trigger.data();
+        pg_sys::Datum::from(match trigger.event() {
+            pg_sys::TRIGGER_EVENT_UPDATE => data.tg_newtuple,
+            _ => data.tg_trigtuple,
+        })
+    }
+}
+
+/// What fires, when the trigger manager is who calls.
+///
 /// # Safety
 /// `call` is the function manager's.
-unsafe fn fire(of: Rows, call: pg_sys::FunctionCallInfo) {
+unsafe fn fired(call: pg_sys::FunctionCallInfo) -> Option<RowTrigger> {
     // SAFETY: the function manager's argument is valid; its context says whether the trigger manager called.
-    let trigger = unsafe {
+    unsafe {
         let context = (*call).context;
         let fired = !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData;
         fired.then(|| RowTrigger { data: context.cast(), call: (*call).flinfo })
-    };
+    }
+}
+
+/// # Safety
+/// `call` is the function manager's.
+unsafe fn fire(of: Rows, call: pg_sys::FunctionCallInfo) {
+    // SAFETY: by the caller's promise.
+    let trigger = unsafe { fired(call) };
     match (trigger, ON_ROW[of as usize].get()) {
         (Some(trigger), Some(work)) if trigger.is_after_row() => work(&trigger),
         _ => error!("the function must be called as a trigger after each row"),
@@ -116,6 +162,11 @@ impl RowTrigger {
     fn is_after_row(&self) -> bool {
         self.data().tg_event & pg_sys::TRIGGER_EVENT_ROW != 0
             && self.data().tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
+    }
+
+    fn is_before_row(&self) -> bool {
+        self.data().tg_event & pg_sys::TRIGGER_EVENT_ROW != 0
+            && self.data().tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE
     }
 
     fn event(&self) -> u32 {

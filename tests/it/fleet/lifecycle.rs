@@ -133,7 +133,7 @@ fn fleet_tables_belong_to_the_caller() {
         .batch_execute(
             "create role fleet_maker;
              grant usage on schema busymate_stats to fleet_maker;
-             grant execute on function busymate_stats.create_fleet_tables(), busymate_stats.detach() to fleet_maker;
+             grant execute on function busymate_stats.create_fleet_tables(text), busymate_stats.detach() to fleet_maker;
              set role fleet_maker",
         )
         .unwrap();

@@ -1,3 +1,4 @@
+mod access_methods;
 mod attach;
 mod daily;
 mod ddl;

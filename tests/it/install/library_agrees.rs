@@ -28,8 +28,12 @@ struct Signature {
 }
 
 /// Functions that do without pgrx's wrapper, which knows nothing of them then: name and result.
-const PLAIN: [(&str, &str); 3] =
-    [("capture_change", "trigger"), ("roster_change", "trigger"), ("note_empty_partitions", "event_trigger")];
+const PLAIN: [(&str, &str); 4] = [
+    ("capture_change", "trigger"),
+    ("frozen_change", "trigger"),
+    ("roster_change", "trigger"),
+    ("note_empty_partitions", "event_trigger"),
+];
 
 /// The library's side: what pgrx wrote down of each function, by C symbol.
 fn described(client: &mut Client) -> BTreeMap<String, Signature> {

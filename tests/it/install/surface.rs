@@ -33,6 +33,7 @@ const MEMBER_NAMES: &[&str] = &[
     "function busymate_stats_internal.add_to_publication(name)",
     "function busymate_stats_internal.announce()",
     "function busymate_stats_internal.capture_change()",
+    "function busymate_stats_internal.frozen_change()",
     "function busymate_stats_internal.grants_changed()",
     "function busymate_stats_internal.guard_component_count()",
     "function busymate_stats_internal.guard_components()",
