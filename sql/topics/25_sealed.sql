@@ -109,7 +109,7 @@ comment on table busymate_stats_internal.seal_partitions is
 comment on column busymate_stats_internal.seal_partitions.leaf is 'The partition.';
 comment on column busymate_stats_internal.seal_partitions.file is 'The file that was empty.';
 comment on column busymate_stats_internal.seal_partitions.trigger is 'The capture trigger that it got: another one each time that it joins.';
-comment on column busymate_stats_internal.seal_partitions.version is 'The version of that trigger''s row in the catalog: another one once it was disabled.';
+comment on column busymate_stats_internal.seal_partitions.version is 'The versions of the catalog rows of that trigger and of the partition''s place: others once it was disabled, or the partition was elsewhere.';
 
 create function busymate_stats_internal.capture_change() returns trigger
     language c as 'MODULE_PATHNAME', 'capture_change_wrapper';

@@ -3,6 +3,7 @@
 
 use super::attach::own_table;
 use super::attachment;
+use super::tree::Since;
 use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER, are_on_leaves, complete, create_on_leaf};
 use crate::pg::attached::Object;
 use crate::pg::catalog::trigger_version;
@@ -51,7 +52,7 @@ fn adopt_copy(trigger: &NewTrigger) {
     if trigger.is_on_new_table && is_locked_for_writing(fleet.entries) && has_no_page(relation) {
         drop(attempt_unless_ended(|| {
             if let Some(chunk) = lock(relation) {
-                note_empty(&chunk, oid);
+                note_empty(fleet.entries, &chunk, oid);
             }
         }));
     }
@@ -70,7 +71,7 @@ fn note_partitions(partitions: &Partitions) {
         for partition in partitions.find() {
             if stands_below(partition, fleet.entries) {
                 let by_leaf = lock(fleet.entries).is_some_and(|entries| are_on_leaves(&entries));
-                note_empty_leaves(partition, by_leaf.then_some(&*fleet.entry_time));
+                note_empty_leaves(fleet.entries, partition, by_leaf.then_some(&*fleet.entry_time));
             }
         }
     });
@@ -80,7 +81,7 @@ fn note_partitions(partitions: &Partitions) {
 /// Those at or below `partition` that hold no row, and are locked by this statement, so that nobody writes into them
 /// before their trigger is there for everybody. Where each has a trigger of its own, with the entry time for its argument,
 /// it gets it here.
-fn note_empty_leaves(partition: pg_sys::Oid, time_for_own: Option<&str>) {
+fn note_empty_leaves(root: pg_sys::Oid, partition: pg_sys::Oid, time_for_own: Option<&str>) {
     let mut relations = vec![partition];
     while let Some(oid) = relations.pop() {
         let Some(relation) = lock(oid) else { continue };
@@ -100,12 +101,12 @@ fn note_empty_leaves(partition: pg_sys::Oid, time_for_own: Option<&str>) {
             .into_iter()
             .find(|trigger| trigger.name == CAPTURE_TRIGGER && trigger.function == CAPTURE_FUNCTION);
         let Some(capture) = capture else { continue };
-        note_empty(&relation, capture.oid);
+        note_empty(root, &relation, capture.oid);
     }
 }
 
 /// Waits for nobody: what is not noted is counted anew.
-fn note_empty(leaf: &LockedRelation, trigger: pg_sys::Oid) {
+fn note_empty(root: pg_sys::Oid, leaf: &LockedRelation, trigger: pg_sys::Oid) {
     let table = find_relation(INTERNAL, "seal_partitions").filter(|table| lock_for_writing_now(*table));
     let (Some(table), Some((_, version))) =
         (table.and_then(lock), trigger_version(leaf.oid, CAPTURE_TRIGGER))
@@ -122,7 +123,7 @@ fn note_empty(leaf: &LockedRelation, trigger: pg_sys::Oid) {
                 Param::Oid(leaf.oid),
                 Param::Oid(leaf.file.into()),
                 Param::Oid(trigger),
-                Param::Text(&version.to_string()),
+                Param::Text(Since::of(root, leaf.oid, version).text()),
             ],
         );
     });

@@ -12,7 +12,7 @@ use super::sealed::state::{State, reads_the_same_everywhere, type_obstacle};
 use super::triggers::{CAPTURE_FUNCTION, CAPTURE_TRIGGER, FROZEN_FUNCTION, FROZEN_TRIGGER};
 use crate::pg::catalog::{Version, column_version, has_children, trigger_version};
 use crate::pg::identity::database_is_utf8;
-use crate::pg::inheritance::{checked_until, children_of};
+use crate::pg::inheritance::{checked_until, children_of, place_below};
 use crate::pg::partition::{generation, lock_for_reading, partitions_of, watch, watch_all};
 use crate::pg::relation::{
     LockedRelation, column_number, column_type, is_being_changed_here, is_not_null, is_virtual, lock,
@@ -52,7 +52,24 @@ struct LeafNow {
     file: u32,
     fingerprint: u64,
     until: Timestamp,
-    trigger: (pg_sys::Oid, Version),
+    trigger: pg_sys::Oid,
+    since: Since,
+}
+
+/// Another one once rows may have come into a table without its trigger telling: that was changed, or the table was away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since(String);
+
+impl Since {
+    /// Of a leaf below `root` with this version of its trigger.
+    pub fn of(root: pg_sys::Oid, leaf: pg_sys::Oid, trigger: Version) -> Self {
+        Self(format!("{trigger}{}", place_below(root, leaf)))
+    }
+
+    /// As it is remembered.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
 }
 
 /// What the relation of entries is like now.
@@ -236,12 +253,17 @@ fn leaf(relation: &LockedRelation, fleet: &Attachment, until: Timestamp) -> Resu
         found => found,
     };
     let file = if broken(Mutant::LeafFileUnseen) { 0 } else { relation.file };
-    // The trigger's own OID: a partition that was away and is back has a new one.
-    let fingerprint = format!("{version:?} {}", columns_fingerprint(relation, fleet)?);
+    let (trigger_oid, version) = version.unwrap_or((0, Version::default()));
+    let since = if broken(Mutant::AwayUnseen) {
+        Since(version.to_string())
+    } else {
+        Since::of(fleet.entries, relation.oid, version)
+    };
+    // The trigger's own OID: a partition that was away and is back has a new one, if it is a copy of its parent's.
+    let fingerprint = format!("{trigger_oid} {} {}", since.text(), columns_fingerprint(relation, fleet)?);
     let hash = Sha256::digest(fingerprint.as_bytes());
     let fingerprint = hash.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
-    let trigger = (trigger.oid, version.map_or_else(Version::default, |(_, version)| version));
-    Ok(LeafNow { file, fingerprint, until, trigger })
+    Ok(LeafNow { file, fingerprint, until, trigger: trigger.oid, since })
 }
 
 /// What a relation's counted columns are like, or why their rows cannot be counted ahead. The versions of their rows in the
@@ -396,7 +418,6 @@ fn came_empty(leaves: &[(u32, &LeafNow)]) -> bool {
         known.push((row.oid(1).to_u32(), row.oid(2).to_u32(), row.oid(3), row.text(4)));
     });
     leaves.iter().all(|(oid, now)| {
-        let (trigger, version) = now.trigger;
-        known.contains(&(*oid, now.file, trigger, version.to_string().into_bytes()))
+        known.contains(&(*oid, now.file, now.trigger, now.since.text().as_bytes().to_vec()))
     })
 }

@@ -127,6 +127,16 @@ pub fn parents(child: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     inherits(INHERITS_CHILD_INDEX, INHERITS_CHILD, child, |row| row.parent)
 }
 
+/// The same, with the versions of the rows that say so.
+pub fn parents_and_versions(child: pg_sys::Oid) -> Vec<(pg_sys::Oid, Version)> {
+    let mut found = Vec::new();
+    each_by_oid(INHERITS, INHERITS_CHILD_INDEX, INHERITS_CHILD, child, |tuple| {
+        // SAFETY: a row of pg_inherits, whose fixed part begins where GETSTRUCT points to.
+        unsafe { found.push(((*pg_sys::GETSTRUCT(tuple).cast::<Inherits>()).parent, version_of(tuple))) };
+    });
+    found
+}
+
 fn inherits(
     index: u32,
     column: u32,

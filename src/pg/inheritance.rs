@@ -1,7 +1,7 @@
 //! Tables that inherit from others without being partitions: plain INHERITS, and the chunks of a TimescaleDB hypertable, which
 //! come and go without an event trigger.
 
-use super::catalog::{children, parents};
+use super::catalog::{children, parents, parents_and_versions};
 use super::partition::parent_of_partition;
 use pgrx::pg_sys;
 use std::collections::BTreeSet;
@@ -30,6 +30,22 @@ pub fn stands_below(relation: pg_sys::Oid, root: pg_sys::Oid) -> bool {
         }
     }
     false
+}
+
+/// How `relation` stands below `root`: another text once it, or what stands between them, was elsewhere.
+pub fn place_below(root: pg_sys::Oid, relation: pg_sys::Oid) -> String {
+    let mut place = String::new();
+    let mut seen = BTreeSet::new();
+    let mut next = vec![relation];
+    while let Some(relation) = next.pop() {
+        for (parent, version) in parents_and_versions(relation) {
+            place.push_str(&format!(" {version}"));
+            if parent != root && seen.insert(parent.to_u32()) {
+                next.push(parent);
+            }
+        }
+    }
+    place
 }
 
 /// The first moment that no row of a locked table can have in its timestamptz column of that number, as far as a CHECK

@@ -76,6 +76,8 @@ pub enum Mutant {
     ChildrenUnseen,
     /// Whether the trigger on entries was disabled meanwhile is no part of what a state holds for.
     TriggerVersionUnseen,
+    /// Whether a partition with a trigger of its own was away is no part of what a state holds for.
+    AwayUnseen,
 }
 
 #[cfg(feature = "torture")]

@@ -91,6 +91,18 @@ found_in_tree! {
     a_sealer_that_waits_for_no_writer_of_partitions: "NoDrain", "no script",
 }
 
+/// Its own trigger stays on a partition while it is away.
+#[test]
+fn a_partition_that_was_away_and_is_back() {
+    is_found(Plan {
+        entries: Entries::Mixed,
+        ddl: 60,
+        scripts: "insert into test.day0",
+        mutants: "AwayUnseen",
+        ..Plan::default()
+    });
+}
+
 /// Had unsealing to update the state, and did more than leave a marker, whoever disables a trigger would wait for a sealer.
 #[test]
 fn an_unseal_that_updates_the_state() {

@@ -27,7 +27,7 @@ const ENTRIES: &str = "
     create table public.entries (created_at timestamptz not null, device_uuid uuid, host text, status int, source text)
         partition by range (created_at);
     create index on public.entries (created_at);
-    create table public.old partition of public.entries for values from (minvalue) to (now() - interval '2 d') using other;
+    create table public.old partition of public.entries for values from (now() - interval '9 d') to (now() - interval '2 d') using other;
     create table public.recent partition of public.entries
         for values from (now() - interval '2 d') to (now() - interval '1 h');
     create table public.current partition of public.entries for values from (now() - interval '1 h') to (maxvalue);
@@ -94,6 +94,61 @@ fn an_old_partition_stands_sealed_and_what_is_done_to_it_is_seen() {
     client.batch_execute("drop table public.old").unwrap();
     assert_eq!(is_sealed_and_right(&mut client)["total_entries"], 60);
     assert_eq!(epoch(&mut client), begun, "everything was counted anew");
+}
+
+/// While a partition is away its own trigger stays on it, and notes nothing: so where what stands above it was away, and where it
+/// had come empty.
+#[test]
+fn what_comes_into_a_partition_that_is_away_counts_when_it_is_back() {
+    let mut client = fleet_in(cluster());
+    client
+        .batch_execute(
+            "drop table public.current;
+             create table public.current partition of public.entries
+                 for values from (now() - interval '1 h') to (now() + interval '1 h') partition by range (created_at);
+             create table public.leaf partition of public.current default;
+             insert into public.entries (created_at) values (now())",
+        )
+        .unwrap();
+    is_sealed_and_right(&mut client);
+    let mut total = 71;
+    for (away, rows) in [
+        (
+            "current",
+            "insert into public.leaf (created_at) select now() - interval '30 min' from generate_series(1, 3)",
+        ),
+        (
+            "next",
+            "insert into public.next (created_at) select now() - interval '10 d' from generate_series(1, 3)",
+        ),
+        (
+            "old",
+            "insert into public.old (created_at) select now() - interval '4 d' from generate_series(1, 3)",
+        ),
+    ] {
+        // In one transaction, so that no sealer finds it away.
+        let mut transaction = client.transaction().unwrap();
+        transaction
+            .batch_execute(
+                "create table if not exists public.next partition of public.entries
+                     for values from (now() - interval '99 d') to (now() - interval '9 d 1 h')",
+            )
+            .unwrap();
+        let bounds = format!(
+            "select pg_get_expr(relpartbound, oid) from pg_class where oid = 'public.{away}'::regclass"
+        );
+        let bounds: String = transaction.query_one(&bounds, &[]).unwrap().get(0);
+        transaction
+            .batch_execute(&format!(
+                "alter table public.entries detach partition public.{away}; {rows};
+                 alter table public.entries attach partition public.{away} {bounds}"
+            ))
+            .unwrap_or_else(|error| panic!("{away}: {error:?}"));
+        transaction.commit().unwrap();
+        total += 3;
+        assert_eq!(stats_at(&mut client, "now")["total_entries"], total, "{away}");
+        assert_eq!(is_sealed_and_right(&mut client)["total_entries"], total, "{away}");
+    }
 }
 
 /// One statement leaves one mark, however many rows it writes.

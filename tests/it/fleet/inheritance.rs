@@ -118,6 +118,57 @@ fn children_with_the_trigger_are_sealed() {
     assert_eq!(value::<i64>(&mut client, left), 0);
 }
 
+/// While a table is elsewhere its trigger notes nothing, whoever is between it and entries.
+#[test]
+fn what_comes_into_a_child_that_is_away_counts_when_it_is_back() {
+    let cluster = Cluster::start(SETTINGS);
+    let mut client = cluster.connect(&cluster.create_database("away"));
+    client.batch_execute(FLEET).unwrap();
+    client
+        .batch_execute(
+            "create table public.middle () inherits (public.entries);
+             create table public.child () inherits (public.middle);
+             do $$
+             declare child text;
+             begin
+                 foreach child in array array['middle', 'child'] loop
+                     execute format('create index on public.%I (created_at)', child);
+                     execute format('create trigger busymate_stats_capture after insert or update or delete on public.%I
+                         for each row execute function busymate_stats_internal.capture_change(''created_at'')', child);
+                 end loop;
+             end $$;
+             insert into public.child (id, created_at, host)
+             select n, now() - n * interval '10 min', 'h' from generate_series(1, 100) n",
+        )
+        .unwrap();
+    assert_eq!(is_sealed_and_right(&mut client)["total_entries"], 100);
+    for (place, [away, back]) in [
+        [
+            "alter table public.child no inherit public.middle",
+            "alter table public.child inherit public.middle",
+        ],
+        [
+            "alter table public.middle no inherit public.entries",
+            "alter table public.middle inherit public.entries",
+        ],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // In one transaction, so that no sealer finds it away.
+        client
+            .batch_execute(&format!(
+                "begin; {away};
+                 insert into public.child (id, created_at, host) values ({0} - 9, now() - interval '5 h', 'away'), ({0} - 8, now() - interval '30 h', 'away');
+                 {back}; commit",
+                place * 2
+            ))
+            .unwrap();
+        assert_eq!(total(&mut client), 102 + 2 * place as i64, "{away}");
+        assert_eq!(is_sealed_and_right(&mut client)["total_entries"], 102 + 2 * place, "{away}");
+    }
+}
+
 #[test]
 fn a_parent_whose_children_have_no_trigger_gets_none() {
     let database = shared().create_database("parent");

@@ -1,7 +1,7 @@
 //! What changes the table itself, or takes the triggers' sight: each while nobody else writes, as PostgreSQL's own locks
 //! would have it, and with old snapshots held by others.
 
-use super::schema::Entries;
+use super::schema::{Entries, in_other_method};
 use super::writes::Owned;
 use super::{Finding, Rig, chunk_ddl, tree_ddl};
 
@@ -57,11 +57,15 @@ impl Rig<'_> {
         let wanted = self.plan.scripts;
         let all: &[&str] = match self.plan.entries {
             Entries::Table => &SCRIPTS,
-            Entries::Tree => &tree_ddl::SCRIPTS,
+            Entries::Tree | Entries::Mixed => &tree_ddl::SCRIPTS,
             Entries::Chunks => &chunk_ddl::SCRIPTS,
         };
         // What is published cannot be unlogged.
-        let is_possible = |script: &&str| !self.plan.decode || !script.contains("unlogged");
+        let is_possible = |script: &&str| {
+            (!self.plan.decode || !script.contains("unlogged"))
+                // There the parent has no trigger.
+                && (self.plan.entries != Entries::Mixed || !tree_ddl::names_trigger_of_parent(script))
+        };
         let scripts: Vec<&str> =
             all.iter().copied().filter(|script| script.contains(wanted)).filter(is_possible).collect();
         if scripts.is_empty() {
@@ -96,6 +100,9 @@ impl Rig<'_> {
 
     fn filled_in(&mut self, part: &str) -> String {
         let mut statement = part.to_owned();
+        if self.plan.entries == Entries::Mixed && self.chance.once_in(2) {
+            statement = in_other_method(&statement, "test.day(3)) to (test.day(2))");
+        }
         while statement.contains("{old}") {
             let old: &[&str] = match self.plan.entries {
                 Entries::Chunks => &chunk_ddl::OLD,

@@ -46,6 +46,13 @@ pub const SCRIPTS: [&str; 21] = [
      select busymate_stats.attach('public.entries', 'public.devices');; {seal};; {write}",
 ];
 
+/// Whether a script does something to the trigger that the parent has.
+pub fn names_trigger_of_parent(script: &str) -> bool {
+    ["entries disable trigger", "trigger busymate_stats_capture on public.entries"]
+        .iter()
+        .any(|part| script.contains(part))
+}
+
 /// Statements on the third day back.
 pub const OLD: [&str; 5] = [
     "insert into test.day3 (id, created_at, host, source, owner)
