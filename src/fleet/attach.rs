@@ -218,6 +218,19 @@ fn require_own_heaps() {
     }
 }
 
+/// Whether Citus keeps the rows elsewhere: of a distributed table in shards, of a reference table on every worker too.
+fn is_distributed(relation: &LockedRelation) -> bool {
+    // Without Citus, nobody but a superuser who may alter catalogs could make a table by this name.
+    find_relation("pg_catalog", "pg_dist_partition").is_some()
+        && !select_latest(
+            "select 1 from pg_catalog.pg_dist_partition
+              where logicalrelid = $1 and (partmethod <> 'n' or repmodel = 't')",
+            &[Param::Oid(relation.oid)],
+            |_| (),
+        )
+        .is_empty()
+}
+
 fn raise_attached_already(present: &Attachment) -> ! {
     let name = |oid| lock(oid).map_or_else(|| "a relation that was dropped".into(), |relation| relation.name);
     prerequisite("a fleet is attached already")
@@ -295,6 +308,14 @@ impl Checked {
             )
             .hint("Attach a permanent table, partitioned table, view, materialized view or foreign table.")
             .raise();
+        }
+        if is_distributed(&relation) {
+            prerequisite(format!("relation {} is distributed by Citus, which lets it have no trigger", relation.name))
+                .hint(format!(
+                    "Attach a view of it, CREATE VIEW all_entries AS SELECT * FROM {}, or a foreign table, of which Citus's workers compute more: see docs/scaling.md.",
+                    relation.name
+                ))
+                .raise();
         }
         if relation.force_row_security {
             prerequisite(format!("policies of {} hide rows from its own owner", relation.name))

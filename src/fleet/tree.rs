@@ -54,6 +54,7 @@ struct LeafNow {
     until: Timestamp,
     trigger: pg_sys::Oid,
     since: Since,
+    is_heap: bool,
 }
 
 /// Another one once rows may have come into a table without its trigger telling: that was changed, or the table was away.
@@ -263,7 +264,7 @@ fn leaf(relation: &LockedRelation, fleet: &Attachment, until: Timestamp) -> Resu
     let fingerprint = format!("{trigger_oid} {} {}", since.text(), columns_fingerprint(relation, fleet)?);
     let hash = Sha256::digest(fingerprint.as_bytes());
     let fingerprint = hash.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
-    Ok(LeafNow { file, fingerprint, until, trigger: trigger.oid, since })
+    Ok(LeafNow { file, fingerprint, until, trigger: trigger.oid, since, is_heap: relation.is_heap })
 }
 
 /// What a relation's counted columns are like, or why their rows cannot be counted ahead. The versions of their rows in the
@@ -389,6 +390,15 @@ impl Shape {
     /// Whether the entries are more than one table.
     pub fn is_tree(&self) -> bool {
         self.0.is_tree
+    }
+
+    /// The tables that hold the entries, where some are kept by another access method than heap.
+    pub fn tables_of_several_methods(&self) -> Option<Vec<pg_sys::Oid>> {
+        let leaves = &self.0.leaves;
+        leaves
+            .values()
+            .any(|leaf| !leaf.is_heap)
+            .then(|| leaves.keys().map(|oid| pg_sys::Oid::from(*oid)).collect())
     }
 
     /// Whether a late change to a row of the table with this OID counts: a partition may have left since.

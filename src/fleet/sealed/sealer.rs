@@ -461,7 +461,11 @@ impl Chunk {
                 }
             }
             if shape.is_tree() {
-                for (leaf, count) in rows.count_by_leaf(entered) {
+                let counts = match shape.tables_of_several_methods() {
+                    Some(tables) => rows.count_each(&tables, entered),
+                    None => rows.count_by_leaf(entered),
+                };
+                for (leaf, count) in counts {
                     *chunk.leaves.entry(leaf.to_u32()).or_default() += count;
                 }
             } else {

@@ -282,3 +282,45 @@ fn an_attached_column_that_is_dropped() {
     assert_eq!(refused.code, "42703");
     assert!(refused.message.contains("\"host\""), "{refused:?}");
 }
+
+/// Where Citus is: a table by the name and with the columns of the catalog that it makes says what is distributed. It is a stand-in, for
+/// Citus is in no package; what Citus 13.2.2 itself does is told in docs/scaling.md.
+#[test]
+fn what_citus_distributes_is_attached_by_a_view() {
+    let (_, mut client) = installed("citus");
+    client
+        .batch_execute(
+            "set allow_system_table_mods = on;
+             create table pg_catalog.pg_dist_partition (logicalrelid regclass, partmethod \"char\", repmodel \"char\");
+             create table public.devices (device_uuid uuid, name text, connection_type text, last_seen_at timestamptz);
+             create table public.entries (created_at timestamptz not null, device_uuid uuid, host text, status int, source text);
+             create index on public.entries (created_at);
+             create table public.local (like public.entries including all);
+             insert into pg_catalog.pg_dist_partition values
+                 ('public.entries', 'h', 's'), ('public.devices', 'n', 't'), ('public.local', 'n', 's')",
+        )
+        .unwrap();
+    for (entries, devices, named) in
+        [("entries", "devices", "entries"), ("local", "devices", "devices"), ("entries", "local", "entries")]
+    {
+        let refused = refusal(
+            &mut client,
+            &format!("select busymate_stats.attach('public.{entries}', 'public.{devices}')"),
+        );
+        assert_eq!(
+            (refused.code.as_str(), refused.message),
+            (
+                "55000",
+                format!("relation public.{named} is distributed by Citus, which lets it have no trigger")
+            )
+        );
+        assert!(refused.hint.contains(&format!("SELECT * FROM public.{named}")), "{}", refused.hint);
+        assert!(refused.hint.contains("docs/scaling.md"), "{}", refused.hint);
+    }
+    client
+        .batch_execute(
+            "create view public.all_devices as select * from public.devices;
+             select busymate_stats.attach('public.local', 'public.all_devices')",
+        )
+        .unwrap();
+}
