@@ -15,6 +15,9 @@ use std::time::Instant;
 
 const FEED: &str = "stats";
 
+/// Longer than this, making partitions does not take, nor keep anybody waiting.
+const PARTITIONS_MS: i32 = 1000;
+
 /// Where it is noted which partitions cannot be made. No feed: `health` shows it beside the seal.
 const PARTITIONS: &str = "partitions";
 
@@ -27,11 +30,10 @@ fn refresh_stats() -> TimestampWithTimeZone {
     version::require_match();
     let started = Instant::now();
     let SnapshotNow { value, as_of, note } = fleet::snapshot_for_feed();
-    let partitions = fleet::keep_ahead(as_of);
     store(&value, as_of);
     health::record(FEED, &Ok(Refresh { as_of, duration: started.elapsed() }));
     keep_note(FEED, note.as_deref());
-    keep_note(PARTITIONS, partitions.as_deref());
+    keep_note(PARTITIONS, fleet::keep_ahead(as_of).as_deref());
     restore_publications();
     clear_expired_tokens();
     fleet::timestamp(as_of)
@@ -59,15 +61,19 @@ pub fn tick(limit_ms: i32) -> Round {
         return Round::Locked;
     }
     let result = computed.and_then(|SnapshotNow { value, as_of, note }| {
-        let partitions = attempt_within(WRITE_MS, || fleet::keep_ahead(as_of))?;
         attempt_within(WRITE_MS, || {
             store(&value, as_of);
             keep_note(FEED, note.as_deref());
-            keep_note(PARTITIONS, partitions.as_deref());
             Refresh { as_of, duration: started.elapsed() }
         })
     });
     let result = result.and_then(|refresh| attempt_within(WRITE_MS, restore_publications).map(|()| refresh));
+    let result = result.and_then(|refresh| {
+        // What goes wrong with them costs no figures.
+        let partitions = attempt_within(PARTITIONS_MS, || fleet::keep_ahead(refresh.as_of));
+        let partitions = partitions.unwrap_or_else(|failure| Some(failure.message));
+        attempt_within(WRITE_MS, || keep_note(PARTITIONS, partitions.as_deref())).map(|()| refresh)
+    });
     let result = result.and_then(|refresh| cleared.map(|_| refresh));
     health::record_and_log(FEED, &result)
 }

@@ -218,13 +218,14 @@ fn require_own_heaps() {
     }
 }
 
-/// Whether Citus keeps the rows elsewhere: of a distributed table in shards, of a reference table on every worker too.
+/// Whether Citus keeps the rows elsewhere: of a distributed table in shards, of a reference table on every worker too. A table with
+/// a single shard has no distribution key; those that Citus keeps here have no colocation either.
 fn is_distributed(relation: &LockedRelation) -> bool {
     // Without Citus, nobody but a superuser who may alter catalogs could make a table by this name.
     find_relation("pg_catalog", "pg_dist_partition").is_some()
         && !select_latest(
             "select 1 from pg_catalog.pg_dist_partition
-              where logicalrelid = $1 and (partmethod <> 'n' or repmodel = 't')",
+              where logicalrelid = $1 and (partmethod <> 'n' or colocationid <> 0)",
             &[Param::Oid(relation.oid)],
             |_| (),
         )
@@ -310,7 +311,7 @@ impl Checked {
             .raise();
         }
         if is_distributed(&relation) {
-            prerequisite(format!("relation {} is distributed by Citus, which lets it have no trigger", relation.name))
+            prerequisite(format!("relation {} is distributed by Citus, so what changes in it is not seen here", relation.name))
                 .hint(format!(
                     "Attach a view of it, CREATE VIEW all_entries AS SELECT * FROM {}, or a foreign table, of which Citus's workers compute more: see docs/scaling.md.",
                     relation.name

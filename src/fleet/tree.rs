@@ -162,7 +162,7 @@ fn grow(
         }
         return Ok(tree);
     }
-    let mut parents = vec![(root.oid, Timestamp::MAX)];
+    let (mut parents, mut relations) = (vec![(root.oid, Timestamp::MAX)], Vec::new());
     while let Some((parent, until)) = parents.pop() {
         let partitions = partitions_of(parent, column_number(parent, &fleet.entry_time));
         if partitions.detaching {
@@ -179,8 +179,18 @@ fn grow(
                 parents.push((partition.oid, until));
             } else {
                 tree.leaves.insert(partition.oid.to_u32(), leaf(&relation, fleet, until)?);
+                relations.push(relation);
             }
         }
+    }
+    // Each is asked by itself then, as its owner.
+    if tree.leaves.values().any(|leaf| !leaf.is_heap)
+        && let Some(leaf) = relations.iter().find(|leaf| leaf.force_row_security || leaf.owner != root.owner)
+    {
+        return Err(format!(
+            "{} has an owner of its own, or policies that hide rows from its owner",
+            leaf.name
+        ));
     }
     Ok(tree)
 }
@@ -191,22 +201,18 @@ fn grow_by_inheritance(
     fleet: &Attachment,
     locked: &impl Fn(pg_sys::Oid) -> Result<(), String>,
 ) -> Result<(), String> {
-    let mut parents = vec![root.oid];
-    while let Some(parent) = parents.pop() {
-        for child in children_of(parent) {
-            // A table may inherit by two ways.
-            if tree.leaves.contains_key(&child.to_u32()) {
-                continue;
-            }
-            locked(child)?;
-            tree.below.push(child);
-            let Some(relation) = lock(child) else {
-                return Err("inheriting tables are changing".into());
-            };
-            let until = checked_until(child, column_number(child, &fleet.entry_time));
-            tree.leaves.insert(child.to_u32(), leaf(&relation, fleet, until.unwrap_or(Timestamp::MAX))?);
-            parents.push(child);
+    for child in children_of(root.oid) {
+        locked(child)?;
+        tree.below.push(child);
+        let Some(relation) = lock(child) else {
+            return Err("inheriting tables are changing".into());
+        };
+        // INHERIT does not wait for who writes into what is below the table that it moves.
+        if has_children(child) {
+            return Err(format!("tables inherit from {}, which itself inherits", relation.name));
         }
+        let until = checked_until(child, column_number(child, &fleet.entry_time));
+        tree.leaves.insert(child.to_u32(), leaf(&relation, fleet, until.unwrap_or(Timestamp::MAX))?);
     }
     Ok(())
 }

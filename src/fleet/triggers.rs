@@ -8,7 +8,7 @@ use crate::pg::new_trigger::{enable_always, go_with_extension};
 use crate::pg::own_rows::delete_rows;
 use crate::pg::partition::partitions_of;
 use crate::pg::query::{Param, execute, execute_utility, select_latest};
-use crate::pg::relation::{LockedRelation, lock, triggers};
+use crate::pg::relation::{LockedRelation, TriggerState, lock, triggers};
 use crate::pg::scan::{Seen, find_relation, scan};
 use crate::pg::thresholds;
 use crate::pg::transaction::attempt_unless_ended;
@@ -41,8 +41,8 @@ pub fn create(entries: &LockedRelation, fleet: &Attachment) {
         return notice_plain(entries);
     }
     if are_on_leaves(entries) {
-        // No partition comes meanwhile.
-        execute_utility(&format!("lock table only {} in share row exclusive mode", entries.name));
+        // No partition comes meanwhile, also below partitions.
+        execute_utility(&format!("lock table {} in share row exclusive mode", entries.name));
         for leaf in leaves_of(entries.oid) {
             create_on_leaf(&leaf, &fleet.entry_time);
         }
@@ -84,8 +84,16 @@ pub fn create(entries: &LockedRelation, fleet: &Attachment) {
 pub fn are_on_leaves(entries: &LockedRelation) -> bool {
     entries.kind == b'p'
         && capture_trigger(entries.oid).is_none()
-        && has_other_access_method()
-        && !has_foreign_partition(entries)
+        && (leaves_of(entries.oid).iter().any(has_own_trigger)
+            || has_other_access_method() && !has_foreign_partition(entries))
+}
+
+fn has_own_trigger(leaf: &LockedRelation) -> bool {
+    matches!(leaf.kind, b'r') && triggers(leaf.oid).iter().any(is_of_leaf)
+}
+
+fn is_of_leaf(trigger: &TriggerState) -> bool {
+    [CAPTURE_FUNCTION, FROZEN_FUNCTION].contains(&trigger.function.as_str())
 }
 
 fn has_other_access_method() -> bool {
@@ -93,18 +101,18 @@ fn has_other_access_method() -> bool {
     !select_latest(others, &[], |row| row.oid(1)).is_empty()
 }
 
-/// Makes the trigger of one partition. One whose access method refuses that too is read by the plain query, and so are entries.
+/// Makes the trigger of one partition, anew where it has come with one. One whose access method refuses that too is read by the plain query, and so are entries.
 pub fn create_on_leaf(leaf: &LockedRelation, time: &str) {
     let (name, time) = (&leaf.name, quote_literal(time));
     let made = if leaf.is_heap {
         execute_utility(&format!(
-            "create trigger {CAPTURE_TRIGGER} after insert or update or delete on {name}
+            "create or replace trigger {CAPTURE_TRIGGER} after insert or update or delete on {name}
                 for each row execute function {CAPTURE_FUNCTION}({time})"
         ));
         CAPTURE_TRIGGER
     } else {
         let statement = format!(
-            "create trigger {FROZEN_TRIGGER} before insert or update or delete on {name}
+            "create or replace trigger {FROZEN_TRIGGER} before insert or update or delete on {name}
                 for each row execute function {FROZEN_FUNCTION}()"
         );
         if attempt_unless_ended(|| execute_utility(&statement)).is_err() {
@@ -238,9 +246,13 @@ fn notice_plain(entries: &LockedRelation) {
 pub fn drop(entries: Option<&LockedRelation>) {
     if let Some(entries) = entries.filter(|entries| matches!(entries.kind, b'r' | b'p')) {
         drop_triggers_of(entries, CAPTURE_FUNCTION);
-        for leaf in if entries.kind == b'p' { leaves_of(entries.oid) } else { Vec::new() } {
-            drop_triggers_of(&leaf, CAPTURE_FUNCTION);
-            drop_triggers_of(&leaf, FROZEN_FUNCTION);
+        if are_on_leaves(entries) {
+            // The parent first, as writers lock it.
+            execute_utility(&format!("lock table {} in access exclusive mode", entries.name));
+            for leaf in leaves_of(entries.oid) {
+                drop_triggers_of(&leaf, CAPTURE_FUNCTION);
+                drop_triggers_of(&leaf, FROZEN_FUNCTION);
+            }
         }
         revoke_from_owner(entries);
     }

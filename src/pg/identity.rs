@@ -147,6 +147,14 @@ pub fn as_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// [`as_owner`], for what shall wait for a lock no longer than others can be kept waiting.
+pub fn as_owner_briefly<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    as_owner(owner, || {
+        set_for_now(c"lock_timeout", c"100ms");
+        work()
+    })
+}
+
 /// What PostgREST says of a request, the caller's token among it.
 const REQUEST_SETTINGS: [&CStr; 3] = [c"request.headers", c"request.cookies", c"request.jwt.claims"];
 

@@ -197,6 +197,8 @@ fn partitions_that_come_get_their_trigger() {
                  for values from (now() - interval '1 h') to (now() + interval '1 h');
              create role {database}_app; grant create on schema public to {database}_app;
              alter table public.entries owner to {database}_app; alter table public.devices owner to {database}_app;
+             alter table public.old owner to {database}_app; alter table public.recent owner to {database}_app;
+             alter table public.current owner to {database}_app;
              select busymate_stats.attach('public.entries', 'public.devices')"
         ))
         .unwrap();
@@ -225,6 +227,13 @@ fn partitions_that_come_get_their_trigger() {
     assert_eq!(is_sealed_and_right(&mut client)["total_entries"], 75);
     assert_eq!(epoch(&mut client), begun, "everything was counted anew");
 
+    // A partition of another's is not asked by itself.
+    client.batch_execute("alter table public.leaf owner to postgres").unwrap();
+    let reason = eventually("it is told", || seal(&mut client, "reason"));
+    assert_eq!(reason, "public.leaf has an owner of its own, or policies that hide rows from its owner");
+    client.batch_execute(&format!("alter table public.leaf owner to {database}_app")).unwrap();
+    assert_eq!(is_sealed_and_right(&mut client)["total_entries"], 75);
+
     // Without our event trigger, the plain query answers.
     client
         .batch_execute(
@@ -249,6 +258,80 @@ fn they_go_as_they_came() {
     client.batch_execute("alter table public.entries detach partition public.recent").unwrap();
     client.batch_execute("drop extension busymate_stats").unwrap();
     assert_eq!(triggers(&mut client), "");
+}
+
+/// A partition that was detached keeps its trigger, whatever becomes of the others; it is no hindrance when it is back, nor is its
+/// own to others that come with it.
+#[test]
+fn one_that_comes_with_its_trigger_is_no_hindrance() {
+    let mut client = fleet_in(shared());
+    let bounds: String = value(
+        &mut client,
+        "select pg_get_expr(relpartbound, oid) from pg_class where oid = 'public.recent'::regclass",
+    );
+    client
+        .batch_execute(&format!(
+            "alter table public.entries detach partition public.recent; select busymate_stats.detach();
+             alter table public.entries attach partition public.recent {bounds};
+             select busymate_stats.attach('public.entries', 'public.devices')"
+        ))
+        .unwrap();
+    assert_eq!(triggers(&mut client), OURS);
+    client
+        .batch_execute(&format!(
+            "alter table public.entries detach partition public.recent;
+             create table public.above (like public.entries) partition by range (created_at);
+             alter table public.above attach partition public.recent {bounds};
+             create table public.beside partition of public.above for values from (minvalue) to ('2001-01-01');
+             alter table public.entries attach partition public.above {bounds}"
+        ))
+        .unwrap();
+    assert_eq!(triggers(&mut client), format!("beside busymate_stats_capture A, {OURS}"));
+}
+
+/// Each has its own for as long as any has, also when the other access method has gone.
+#[test]
+fn it_goes_on_when_the_access_method_has_gone() {
+    let mut client = fleet_in(shared());
+    client
+        .batch_execute(
+            "drop table public.old; drop access method other;
+             create table public.old partition of public.entries for values from (now() - interval '9 d') to (now() - interval '3 d')",
+        )
+        .unwrap();
+    assert_eq!(triggers(&mut client), OURS.replace("frozen", "capture"));
+}
+
+/// detach() locks the parent before its partitions, as a writer does.
+#[test]
+fn detach_does_not_deadlock_with_a_writer() {
+    let database = shared().create_database("deadlock");
+    let [mut client, mut writer] = [(), ()].map(|()| shared().connect(&database));
+    client.batch_execute(&format!("{OTHER}; {ENTRIES}")).unwrap();
+    for table in ["current", "recent", "old"] {
+        writer
+            .batch_execute(&format!(
+                "begin; insert into public.entries select created_at from public.{table} limit 1"
+            ))
+            .unwrap();
+        std::thread::scope(|scope| {
+            let mut other = shared().connect(&database);
+            let detach = scope.spawn(move || {
+                other.batch_execute("select busymate_stats.detach(); select busymate_stats.attach('public.entries', 'public.devices')")
+            });
+            eventually("it waits", || {
+                value::<bool>(
+                    &mut client,
+                    "select exists (select from pg_locks where not granted and relation = 'public.entries'::regclass)",
+                )
+                .then_some(())
+            });
+            let all = "insert into public.entries select created_at - interval '1 us' from public.entries where host = 'h1'";
+            writer.batch_execute(all).unwrap();
+            writer.batch_execute("commit").unwrap();
+            detach.join().unwrap().unwrap();
+        });
+    }
 }
 
 /// A table of another access method gets nothing of ours; and in a database that has only heap, partitions get copies.

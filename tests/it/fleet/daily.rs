@@ -156,11 +156,12 @@ fn a_refresh_makes_those_that_are_missing() {
 fn new_partitions_cost_no_count() {
     let settings = "busymate_stats.refresh_interval = 0\nbusymate_stats.seal_interval = '1s'";
     let cluster = Cluster::start(settings);
-    let (_, mut client) = daily_in(&cluster, "no_count");
+    let mut client = cluster.connect(&cluster.create_database("no_count"));
     let [sixth, seventh] = [6, 7].map(|day| partition(&mut client, day));
+    // In one transaction: a sealer that had seen them would count anew once they are gone.
     client
         .batch_execute(&format!(
-            "drop table {sixth}, {seventh};
+            "{DAILY}; drop table {sixth}, {seventh};
              insert into public.entries (created_at, host)
              select now() - n * interval '10 min', 'h' from generate_series(1, 300) n"
         ))
@@ -225,6 +226,83 @@ fn a_refresh_waits_for_no_reader() {
     assert_eq!(days(&mut client), WEEK);
 }
 
+/// What is in the way of one day is in nobody else's: a table by the partition's name, a partition that was let go, and one of one's
+/// own that takes a part of the day.
+#[test]
+fn one_day_that_cannot_be_made_stops_no_other() {
+    let (_, mut client) = daily_in(shared(), "one");
+    let names: Vec<String> = (2..=6).map(|day| partition(&mut client, day)).collect();
+    client
+        .batch_execute(&format!(
+            "drop table {}; create table {} (mine int); alter table public.entries detach partition {};
+             select busymate_stats.refresh_stats()",
+            names[1..].join(", "),
+            names[1],
+            names[0]
+        ))
+        .unwrap();
+    assert_eq!(days(&mut client), "-1 0 1 4 5 6 7");
+    let told = seal(&mut client, "partitions").unwrap();
+    assert!(told.ends_with("already exists"), "{told}");
+    client
+        .batch_execute(&format!(
+            "drop table {};
+             do $$ begin
+                 execute format('create table public.noon partition of public.entries for values from (%L) to (%L)',
+                                date_trunc('day', now(), 'UTC') + interval '3 d 12 h', date_trunc('day', now(), 'UTC') + interval '3 d 18 h');
+             end $$;
+             select busymate_stats.refresh_stats()",
+            names[4]
+        ))
+        .unwrap();
+    assert_eq!(days(&mut client), "-1 0 1 4 5 6 7");
+}
+
+/// PostgreSQL reads the whole default partition for each new one, while nobody else may: one that holds much is left alone.
+#[test]
+fn a_default_partition_that_holds_much_is_not_read_for_a_new_one() {
+    let (_, mut client) = daily_in(shared(), "much");
+    let name = partition(&mut client, 4);
+    client
+        .batch_execute(&format!(
+            "drop table {name};
+             insert into public.entries (created_at) select now() - interval '99 d' from generate_series(1, 300000) n;
+             analyze public.entries_default; select busymate_stats.refresh_stats()"
+        ))
+        .unwrap();
+    let told = seal(&mut client, "partitions").unwrap();
+    assert!(told.ends_with(": public.entries_default holds too many entries of other days"), "{told}");
+    client.batch_execute("truncate public.entries_default; select busymate_stats.refresh_stats()").unwrap();
+    assert_eq!(seal(&mut client, "partitions"), None);
+    assert_eq!(days(&mut client), WEEK);
+}
+
+/// A foreign key makes ATTACH PARTITION lock devices against writers; and a day that is left out locks nothing.
+#[test]
+fn a_refresh_does_not_wait_for_writers_of_what_entries_refer_to() {
+    let (database, mut client) = daily_in(shared(), "refers");
+    let mut other = shared().connect(&database);
+    let [third, fifth] = [3, 5].map(|day| partition(&mut client, day));
+    client
+        .batch_execute(&format!(
+            "insert into public.devices (name) values ('d');
+             alter table public.entries add foreign key (device_uuid) references public.devices;
+             drop table {third}, {fifth};
+             insert into public.entries (created_at) values (now() + interval '5 d')"
+        ))
+        .unwrap();
+    other.batch_execute("begin; update public.devices set last_seen_at = now()").unwrap();
+    client.batch_execute("select busymate_stats.refresh_stats()").unwrap();
+    assert_eq!(days(&mut client), "-1 0 1 2 4 6 7");
+    other.batch_execute("commit").unwrap();
+    client.batch_execute("select busymate_stats.refresh_stats()").unwrap();
+    assert_eq!(days(&mut client), "-1 0 1 2 3 4 6 7");
+    client.batch_execute("begin; select busymate_stats.refresh_stats()").unwrap();
+    let locks = "select count(*) from pg_locks where relation = 'public.entries_default'::regclass and mode = 'AccessExclusiveLock'";
+    assert_eq!(value::<i64>(&mut client, locks), 0);
+    client.batch_execute("commit").unwrap();
+}
+
 /// PostgREST's schema cache is reloaded by an event trigger on Supabase; and one that raises is told, and costs no refresh.
 #[test]
 fn event_triggers_of_others_fire() {
@@ -251,7 +329,8 @@ fn event_triggers_of_others_fire() {
         .batch_execute(&format!("begin; insert into refused values (1); drop table {name}; commit"))
         .unwrap();
     let told = eventually("it is told", || seal(&mut client, "partitions"));
-    assert_eq!(told, "no partition can be made of public.entries: not today");
+    let day: String = value(&mut client, "select ((now() + interval '6 d') at time zone 'UTC')::date::text");
+    assert_eq!(told, format!("public.entries has no partition for {day}: not today"));
     next_refresh(&mut client);
     client.batch_execute("delete from refused").unwrap();
     eventually("it is made", || (days(&mut client) == WEEK).then_some(()));

@@ -291,13 +291,13 @@ fn what_citus_distributes_is_attached_by_a_view() {
     client
         .batch_execute(
             "set allow_system_table_mods = on;
-             create table pg_catalog.pg_dist_partition (logicalrelid regclass, partmethod \"char\", repmodel \"char\");
+             create table pg_catalog.pg_dist_partition (logicalrelid regclass, partmethod \"char\", colocationid int);
              create table public.devices (device_uuid uuid, name text, connection_type text, last_seen_at timestamptz);
              create table public.entries (created_at timestamptz not null, device_uuid uuid, host text, status int, source text);
              create index on public.entries (created_at);
              create table public.local (like public.entries including all);
              insert into pg_catalog.pg_dist_partition values
-                 ('public.entries', 'h', 's'), ('public.devices', 'n', 't'), ('public.local', 'n', 's')",
+                 ('public.entries', 'h', 1), ('public.devices', 'n', 2), ('public.local', 'n', 0)",
         )
         .unwrap();
     for (entries, devices, named) in
@@ -311,7 +311,9 @@ fn what_citus_distributes_is_attached_by_a_view() {
             (refused.code.as_str(), refused.message),
             (
                 "55000",
-                format!("relation public.{named} is distributed by Citus, which lets it have no trigger")
+                format!(
+                    "relation public.{named} is distributed by Citus, so what changes in it is not seen here"
+                )
             )
         );
         assert!(refused.hint.contains(&format!("SELECT * FROM public.{named}")), "{}", refused.hint);
