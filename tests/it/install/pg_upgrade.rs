@@ -88,12 +88,13 @@ struct Furnished {
     members: Vec<String>,
 }
 
-/// A cluster with a plain fleet and a partitioned one, both sealed.
+/// A cluster with a plain fleet, a partitioned one, and one whose partitions the extension makes, all sealed.
 fn furnished(server: &Server) -> (Cluster, Vec<Furnished>) {
     let cluster = Cluster::initialize(server, SETTINGS, &INITDB);
     cluster.boot();
     cluster.connect("postgres").batch_execute(SUPABASE_ROLES).unwrap();
-    let databases = [PLAIN, PARTITIONED].map(|fleet| {
+    let by_day = PLAIN.replace("create_fleet_tables()", "create_fleet_tables('day')");
+    let databases = [PLAIN, PARTITIONED, &by_day].map(|fleet| {
         let database = cluster.create_database("upgraded");
         let mut client = cluster.connect(&database);
         client.batch_execute("create extension busymate_stats").unwrap();
@@ -152,6 +153,19 @@ fn goes_on(client: &mut Client) {
             .unwrap();
         (row.get(0), row.get(1))
     };
+    let is_by_day = "select exists (select from busymate_stats_internal.daily_partitions)";
+    if value(client, is_by_day) {
+        let week = "select count(*) from pg_inherits where inhparent = 'public.entries'::regclass";
+        client
+            .batch_execute(
+                "do $$ begin
+                     execute 'drop table public.entries_' || to_char(now() at time zone 'UTC' + interval '4 d', 'YYYYMMDD');
+                 end $$;
+                 select busymate_stats.refresh_stats()",
+            )
+            .unwrap();
+        assert!(value::<i64>(client, week) >= 10);
+    }
     let before = is_sealed_and_right(client)["total_entries"].as_i64().unwrap();
     client
         .batch_execute(&format!(
