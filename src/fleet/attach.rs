@@ -196,7 +196,7 @@ fn forget_attachment() {
     }
 }
 
-/// The table that attachments are kept in. Whoever owns it owns all that is internal.
+/// The table that attachments are kept in. Its owner is the owner of everything internal.
 pub fn own_table() -> LockedRelation {
     match find_relation(INTERNAL, "attachment").and_then(lock) {
         Some(table) => table,

@@ -17,7 +17,7 @@ const TABLES: &str = include_str!("../../sql/fleet_tables.sql");
 const END: &str = "    primary key (id)\n);";
 const END_BY_DAY: &str = "    primary key (id, created_at)\n) partition by range (created_at);";
 
-/// Where a row goes whose day has no partition. Policies of the parent do not hold for who names it.
+/// Where a row goes whose day has no partition. A query that names it is not under the policies of its parent.
 const DEFAULT_PARTITION: &str = "
     create table public.entries_default partition of public.entries default;
     alter table public.entries_default enable row level security;

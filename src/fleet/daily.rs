@@ -165,8 +165,8 @@ fn holds_rows_of(default: &LockedRelation, time: &str, day: Timestamp) -> bool {
     .is_empty()
 }
 
-/// Makes the partition of the day that begins at `day`, and attaches it, which keeps nobody out of the others. Policies of
-/// the parent say who reads through it; whoever names the partition reads nothing.
+/// Makes the partition of the day that begins at `day`, and attaches it, which keeps nobody out of the others. The
+/// policies of the parent apply to what is read through it; a query that names the partition reads nothing.
 fn create(entries: &LockedRelation, day: Timestamp) {
     let named = select_latest(
         "select n.nspname::pg_catalog.text, c.relname::pg_catalog.text

@@ -207,7 +207,7 @@ fn grow_by_inheritance(
         let Some(relation) = lock(child) else {
             return Err("inheriting tables are changing".into());
         };
-        // INHERIT does not wait for who writes into what is below the table that it moves.
+        // INHERIT does not wait for transactions that have written below the table that it moves.
         if has_children(child) {
             return Err(format!("tables inherit from {}, which itself inherits", relation.name));
         }
